@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Every command turns it into that line on standard error and exit code 2.
     """
+
+
+class RunError(Exception):
+    """A run that cannot go on although its input was good; exit code 1."""
