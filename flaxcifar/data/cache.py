@@ -1,0 +1,165 @@
+"""Decoded datasets on disk, keyed by the content of what they were decoded from.
+
+An entry is a folder of four .npy files and `manifest.json`. It is written beside its place, flushed
+and renamed, so that it is there as a whole or not at all.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.source import Source, content_key
+from flaxcifar.errors import UserError
+
+_STALE_SECONDS = 24 * 3600
+
+
+def cached(source: Source, cache_dir: str) -> Dataset:
+    """Returns the dataset, memory-mapped; decodes and stores it first where it is not yet there.
+
+    cache_dir "" is `flaxcifar` in $XDG_CACHE_HOME or ~/.cache. A damaged entry is written anew.
+    Raises UserError where the folder cannot be written, and whatever decoding raises.
+    """
+    directory = _directory(cache_dir)
+    with _writing(directory):
+        (directory / "hashes").mkdir(parents=True, exist_ok=True)
+        key = content_key(source, directory / "hashes")
+    entry = directory / f"{re.sub(r'[^A-Za-z0-9]', '-', source.name)}-{key[:24]}"
+    dataset = _read(entry)
+    if dataset is None:
+        decoded = source.decode()
+        with _writing(directory):
+            _write(entry, decoded)
+        del decoded
+        dataset = _read(entry)
+    if dataset is None:
+        raise UserError(f"the cache entry {entry} does not last: does something else write there?")
+    return dataset
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the cache in {directory} cannot be written ({error.strerror}): free some space there "
+            "or choose another folder with --config.data.cache_dir=DIR"
+        ) from error
+
+
+def _directory(cache_dir: str) -> Path:
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "flaxcifar"
+
+
+def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
+    splits = {"train": dataset.train, "test": dataset.test}
+    images = {f"{name}_images": np.ascontiguousarray(s.images) for name, s in splits.items()}
+    return images | {f"{name}_labels": s.labels for name, s in splits.items()}
+
+
+def _read(entry: Path) -> Dataset | None:
+    """Returns the dataset of the entry; None where it is missing, incomplete or cut short."""
+    try:
+        manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
+        arrays = {}
+        for name, (shape, dtype, size) in manifest.pop("arrays").items():
+            path = entry / f"{name}.npy"
+            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            if [list(array.shape), str(array.dtype), path.stat().st_size] != [shape, dtype, size]:
+                return None
+            arrays[name] = array
+        superclass_of = manifest.pop("superclass_of")
+        return Dataset(
+            train=Split(arrays["train_images"], np.array(arrays["train_labels"])),
+            test=Split(arrays["test_images"], np.array(arrays["test_labels"])),
+            class_names=tuple(manifest.pop("class_names")),
+            superclass_of=None if superclass_of is None else np.array(superclass_of, np.int32),
+            superclass_names=tuple(manifest.pop("superclass_names")),
+            **manifest,
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _write(entry: Path, dataset: Dataset) -> None:
+    """Stores the dataset, with its fingerprint, as `entry`, whatever lay there before."""
+    _remove_stale(entry.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))
+    try:
+        arrays = _arrays(dataset)
+        manifest = _manifest(dataset, arrays)
+        for name, array in arrays.items():
+            with open(temporary / f"{name}.npy", "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _flush(file)
+            size = (temporary / f"{name}.npy").stat().st_size
+            manifest["arrays"][name] = [array.shape, str(array.dtype), size]
+        with open(temporary / "manifest.json", "w", encoding="utf-8") as file:
+            json.dump(manifest, file)
+            _flush(file)
+        _move(temporary, entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray]) -> dict:
+    """Returns all but the arrays, and the fingerprint of everything."""
+    superclass_of = dataset.superclass_of
+    words = {
+        "class_names": dataset.class_names,
+        "superclass_of": None if superclass_of is None else superclass_of.tolist(),
+        "superclass_names": dataset.superclass_names,
+    }
+    fingerprint = hashlib.sha256(json.dumps(words).encode())
+    for name, array in arrays.items():
+        fingerprint.update(f"{name} {array.dtype} {array.shape}".encode())
+        fingerprint.update(array)
+    return words | {"name": dataset.name, "fingerprint": fingerprint.hexdigest(), "arrays": {}}
+
+
+def _move(temporary: Path, entry: Path) -> None:
+    """Renames a finished folder to its place; one that came first and is whole may stay."""
+    for _ in range(10):
+        try:
+            os.rename(temporary, entry)
+            return
+        except OSError:
+            if not entry.exists():
+                raise
+            if _read(entry) is not None:
+                return
+        damaged = tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent)
+        try:
+            os.rename(entry, Path(damaged) / "entry")
+        except FileNotFoundError:
+            pass  # another process has just removed it
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _flush(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove_stale(directory: Path) -> None:
+    """Removes what writers that were killed left behind a day ago or earlier."""
+    for path in directory.glob(".tmp-*"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            pass  # another process has just removed it

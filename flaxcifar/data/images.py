@@ -1,0 +1,61 @@
+"""Single images: reading and resizing with Pillow."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike, cpu_count
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from flaxcifar.errors import UserError
+
+
+def read_images(paths: Sequence[PathLike], size: int) -> np.ndarray:
+    """Returns the images in `paths` as RGB, uint8 [N, size, size, 3], read by several threads.
+
+    The EXIF orientation is applied and transparency dropped. Raises UserError that names the first
+    file that cannot be read or has more pixels than Pillow takes for sane.
+    """
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+
+    def read(position: int) -> None:
+        images[position] = _read_image(paths[position], size)
+
+    with catch_warnings(), ThreadPoolExecutor(cpu_count()) as pool:
+        simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            for _ in pool.map(read, range(len(paths))):
+                pass
+        except UserError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return images
+
+
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """Returns uint8 [N, H, W, 3] resized to [N, size, size, 3], bilinear with antialiasing."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return np.stack([_resize(Image.fromarray(image), size) for image in images])
+
+
+def _read_image(path: PathLike, size: int) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                # 16-bit grey: convert("RGB") would clip it at 255.
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            return _resize(image.convert("RGB"), size)
+    except Exception as error:  # Pillow's plugins raise whatever damaged bytes lead to
+        raise UserError(
+            f"cannot read the image {path} ({' '.join(str(error).split())}): repair or remove it"
+        ) from error
+
+
+def _resize(image: Image.Image, size: int) -> np.ndarray:
+    """Returns uint8 [size, size, 3]; the sides are scaled independently, nothing is cut off."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)

@@ -1,0 +1,99 @@
+"""Reading a prepared TFDS directory, without any network."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxcifar.data.dataset import Dataset, Split, superclasses
+from flaxcifar.data.tensorflow import failure, import_tensorflow, import_tfds
+from flaxcifar.errors import UserError
+
+_BATCH = 512
+
+
+def read_prepared(name: str, root: Path, image_size: int) -> Dataset:
+    """Returns the "train" split and, as test, the first of "test" and "validation" with labels.
+
+    Raises UserError where these or the features "image" and "label" are missing, and for damaged
+    files.
+    """
+    tfds = import_tfds()
+    with _reading(root):
+        builder = tfds.builder_from_directory(root)
+        features, splits = dict(builder.info.features.items()), tuple(builder.info.splits)
+    _check_features(name, features, tfds)
+    read = {}
+    for split in ("train", "test", "validation"):
+        if split in splits:
+            with _reading(root):
+                read[split] = _read(builder, split, image_size)
+    labelled = [split for split, (s, _) in read.items() if len(s) and s.labels.min() >= 0]
+    if len(labelled) < 2 or labelled[0] != "train":
+        raise UserError(
+            f"{name} needs a train split and a test or validation split, both with labels "
+            f"(its splits: {', '.join(splits)})"
+        )
+    (train, coarse), (test, _) = read["train"], read[labelled[1]]
+    class_names = tuple(features["label"].names)
+    if coarse is None:
+        return Dataset(name, train, test, class_names)
+    superclass_of = superclasses(train.labels, coarse, len(class_names))
+    superclass_names = tuple(features["coarse_label"].names)
+    return Dataset(name, train, test, class_names, superclass_of, superclass_names)
+
+
+@contextlib.contextmanager
+def _reading(root: Path) -> Iterator[None]:
+    """Damaged files raise TensorFlow's errors, TFDS' and others: they become one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"the prepared dataset in {root} cannot be read ({failure(error)}): prepare it again"
+        ) from error
+
+
+def _check_features(name: str, features: dict[str, Any], tfds: Any) -> None:
+    image, label = features.get("image"), features.get("label")
+    classified = isinstance(label, tfds.features.ClassLabel)
+    if not classified or not isinstance(image, tfds.features.Image):
+        raise UserError(
+            f"{name} is no image classification dataset: it has no features 'image' and 'label' "
+            f"(it has: {', '.join(features)})"
+        )
+    if image.np_dtype != np.uint8 or image.shape[2] not in (1, 3):
+        raise UserError(
+            f"the images of {name} are {np.dtype(image.np_dtype)} {image.shape}, not uint8 with 1 "
+            "or 3 channels"
+        )
+
+
+def _read(builder: Any, name: str, image_size: int) -> tuple[Split, np.ndarray | None]:
+    """Returns a split in its stored order, and int32 [N] coarse labels where there are some."""
+    tf = import_tensorflow()
+    keys = [key for key in ("label", "coarse_label") if key in builder.info.features]
+
+    def convert(example):
+        image = example["image"]
+        if image.shape[:2] != (image_size, image_size):
+            image = tf.image.resize(image, (image_size, image_size), antialias=True)
+            image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+        return {"image": image} | {key: tf.cast(example[key], tf.int32) for key in keys}
+
+    count = builder.info.splits[name].num_examples
+    images = np.empty((count, image_size, image_size, 3), np.uint8)
+    labels = np.empty((len(keys), count), np.int32)
+    read = 0
+    # TFDS itself raises an error where the files hold another number of examples.
+    dataset = builder.as_dataset(split=name, shuffle_files=False)
+    dataset = dataset.map(convert, num_parallel_calls=os.cpu_count()).batch(_BATCH).prefetch(2)
+    for batch in dataset.as_numpy_iterator():
+        rows = slice(read, read + len(batch["image"]))
+        images[rows] = batch["image"]  # one channel is repeated for all three
+        labels[:, rows] = [batch[key] for key in keys]
+        read = rows.stop
+    return Split(images, labels[0]), labels[1] if len(keys) == 2 else None

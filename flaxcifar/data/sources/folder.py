@@ -1,0 +1,101 @@
+"""A folder of images, one sub-folder a class.
+
+`DIR/train/<class>/...` and `DIR/test/<class>/...`; or only `DIR/<class>/...`, of which a fifth of
+every class becomes the test split, always the same one.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.images import read_images
+from flaxcifar.data.source import Source
+from flaxcifar.data.sources import SOURCES
+from flaxcifar.data.split import split_validation
+from flaxcifar.errors import UserError
+
+_TEST_PERCENT = 20.0
+# Independent of the config's seed: a test split must not change from run to run.
+_TEST_SEED = 0
+_NO_IMAGES = {"thumbs.db", "desktop.ini"}
+
+
+@SOURCES.register
+def folder(directory: str, image_size: int) -> Source:
+    """Finds the images; every file counts as one but hidden files and those of file managers."""
+    root = Path(directory).expanduser()
+    if not directory or not root.is_dir():
+        raise UserError(
+            f"data.name=folder needs a folder of images, one sub-folder a class, and data.dir is "
+            f"{directory!r}"
+        )
+    name = root.resolve().name
+    recipe = f"folder, {image_size} pixels"
+    if _sub_folders(root / "train"):
+        train, test = _classes(root / "train"), _classes(root / "test")
+        if train.keys() != test.keys():
+            raise UserError(
+                f"{root / 'train'} and {root / 'test'} have different classes: "
+                f"{', '.join(sorted(train.keys() ^ test.keys()))}"
+            )
+        files = [f"train/{path}" for paths in train.values() for path in paths]
+        files += [f"test/{path}" for paths in test.values() for path in paths]
+        counts = [len(paths) for paths in (*train.values(), *test.values())]
+        labels = np.repeat(np.tile(np.arange(len(train)), 2), counts)
+        first_test = sum(counts[: len(train)])
+        rows = np.arange(len(files))
+        splits = rows[:first_test], rows[first_test:]
+    else:
+        train = _classes(root)
+        files = [path for paths in train.values() for path in paths]
+        labels = np.repeat(np.arange(len(train)), [len(paths) for paths in train.values()])
+        splits = split_validation(labels, _TEST_PERCENT, _TEST_SEED)
+        if len(splits[1]) == 0:
+            raise UserError(f"{root} has {len(files)} images, too few to hold some out")
+    decode = partial(_decode, name, root, files, labels, splits, tuple(train), image_size)
+    return Source(name, recipe, decode, root, tuple(files))
+
+
+def _decode(name, root, files, labels, splits, class_names, image_size) -> Dataset:
+    train, test = (
+        Split(
+            read_images([root / files[row] for row in rows], image_size),
+            labels[rows].astype(np.int32),
+        )
+        for rows in splits
+    )
+    return Dataset(name, train, test, class_names)
+
+
+def _classes(root: Path) -> dict[str, list[str]]:
+    """Returns {class: its files, sorted, relative to `root`}, sorted by class."""
+    classes = {name: _files(root, name) for name in _sub_folders(root)}
+    if len(classes) < 2:
+        raise UserError(
+            f"{root} holds {len(classes)} sub-folders: training needs one a class, at least two"
+        )
+    for name, files in classes.items():
+        if not files:
+            raise UserError(f"the class folder {root / name} holds no image: add some or remove it")
+    return classes
+
+
+def _sub_folders(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _files(root: Path, name: str) -> list[str]:
+    found = []
+    for folder, _, names in os.walk(root / name):
+        prefix = Path(folder).relative_to(root).as_posix()
+        found += [
+            f"{prefix}/{file}"
+            for file in names
+            if file[0] != "." and file.lower() not in _NO_IMAGES
+        ]
+    return sorted(found)

@@ -1,0 +1,203 @@
+import json
+import multiprocessing
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flaxcifar.data import cache
+from flaxcifar.data.cache import cached
+from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.source import Source
+from flaxcifar.errors import UserError
+
+
+def _dataset(seed=0):
+    random = np.random.default_rng(seed)
+    splits = [
+        Split(random.integers(0, 256, (n, 4, 4, 3), np.uint8), np.arange(n, dtype=np.int32) % 3)
+        for n in (50, 20)
+    ]
+    return Dataset("a b/c", *splits, ("x", "y", "ü"), np.array([0, 1, 0], np.int32), ("p", "q"))
+
+
+class _Decoder:
+    """Counts how often it is asked."""
+
+    def __init__(self, seed=0):
+        self.seed, self.calls = seed, 0
+
+    def __call__(self):
+        self.calls += 1
+        return _dataset(self.seed)
+
+
+@pytest.fixture
+def decoder():
+    return _Decoder()
+
+
+@pytest.fixture
+def source(decoder):
+    return Source("a b/c", "recipe", decoder)
+
+
+def _entry(directory):
+    (entry,) = [path for path in directory.iterdir() if path.name != "hashes"]
+    return entry
+
+
+def _assert_equal(found, expected):
+    for split in ("train", "test"):
+        a, b = getattr(found, split), getattr(expected, split)
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)
+    assert (found.name, found.class_names) == (expected.name, expected.class_names)
+    assert found.superclass_names == expected.superclass_names
+    np.testing.assert_array_equal(found.superclass_of, expected.superclass_of)
+
+
+def test_a_dataset_is_decoded_once_and_mapped_afterwards(source, decoder, tmp_path):
+    first, second = (cached(source, str(tmp_path)) for _ in range(2))
+    assert decoder.calls == 1
+    for found in (first, second):
+        _assert_equal(found, _dataset())
+        assert isinstance(found.train.images.base, np.memmap)
+        assert found.fingerprint == first.fingerprint
+        assert len(bytes.fromhex(found.fingerprint)) == 32
+
+
+def test_a_dataset_without_superclasses(tmp_path):
+    plain = replace(_dataset(), superclass_of=None, superclass_names=())
+    found = cached(Source("plain", "", lambda: plain), str(tmp_path))
+    assert found.superclass_of is None and found.superclass_names == ()
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    def fingerprint(dataset, recipe):
+        return cached(Source("name", recipe, lambda: dataset), str(tmp_path)).fingerprint
+
+    dataset = _dataset()
+    labels = (dataset.train.labels + 1) % 3
+    variants = [
+        dataset,
+        _dataset(1),
+        replace(dataset, train=Split(dataset.train.images, labels)),
+        replace(dataset, class_names=("x", "y", "z")),
+        replace(dataset, superclass_of=np.array([0, 1, 1], np.int32)),
+    ]
+    found = [fingerprint(variant, str(i)) for i, variant in enumerate(variants)]
+    assert len(set(found)) == len(variants)
+    assert fingerprint(dataset, "another way to the same arrays") == found[0]
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
+@pytest.mark.parametrize("damage", ["delete", "empty", "cut", "longer", "other"])
+def test_a_damaged_entry_is_written_anew(source, decoder, tmp_path, file, damage):
+    cached(source, str(tmp_path))
+    path = _entry(tmp_path) / file
+    content = path.read_bytes()
+    if damage == "delete":
+        path.unlink()
+    elif damage == "other":
+        np.save(tmp_path / "other.npy", np.zeros(3))
+        os.replace(tmp_path / "other.npy", path)
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-1], "longer": content + b"x"}[damage])
+    _assert_equal(cached(source, str(tmp_path)), _dataset())
+    assert decoder.calls == 2
+    cached(source, str(tmp_path))
+    assert decoder.calls == 2
+
+
+def test_an_open_dataset_survives_a_rewrite(source, tmp_path):
+    found = cached(source, str(tmp_path))
+    (_entry(tmp_path) / "manifest.json").unlink()
+    cached(source, str(tmp_path))
+    _assert_equal(found, _dataset())
+
+
+@pytest.mark.parametrize("step", ["save", "dump", "rename"])
+def test_an_interrupted_write_leaves_nothing_behind(source, tmp_path, monkeypatch, step):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    where = {"save": (np, "save"), "dump": (json, "dump"), "rename": (os, "rename")}[step]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*where, interrupt)
+        cached(source, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["hashes"]
+    _assert_equal(cached(source, str(tmp_path)), _dataset())
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(source, tmp_path):
+    old, new = tmp_path / ".tmp-old", tmp_path / ".tmp-new"
+    for path in (old, new):
+        path.mkdir()
+        (path / "train_images.npy").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cached(source, str(tmp_path))
+    assert not old.exists() and new.exists()
+
+
+def _write_at_once(barrier, directory):
+    decoder = _Decoder()
+    source = Source("name", "recipe", lambda: (barrier.wait(), decoder())[1])
+    _assert_equal(cached(source, directory), replace(_dataset(), name="a b/c"))
+
+
+def test_writers_at_the_same_time(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    writers = [
+        context.Process(target=_write_at_once, args=(barrier, str(tmp_path))) for _ in range(3)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert len(list(tmp_path.iterdir())) == 2  # the entry and the hashes
+
+
+def test_a_second_writer_takes_the_firsts_entry_or_replaces_a_damaged_one(source, tmp_path):
+    cached(source, str(tmp_path))
+    entry = _entry(tmp_path)
+    for damaged in (False, True):
+        if damaged:
+            (entry / "test_labels.npy").unlink()
+        before = (entry / "manifest.json").stat().st_ino
+        cache._write(entry, _dataset())
+        assert ((entry / "manifest.json").stat().st_ino == before) is not damaged
+        _assert_equal(cache._read(entry), _dataset())
+
+
+def test_a_folder_that_cannot_be_written(source, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="cannot be written.*cache_dir"):
+        cached(source, str(file / "cache"))
+
+
+def test_a_full_disk(source, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(UserError, match="No space left on device.*cache_dir"):
+        cached(source, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["hashes"]
+
+
+def test_where_the_cache_lies(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    cached(source, "")
+    assert _entry(tmp_path / "xdg" / "flaxcifar").name.startswith("a-b-c-")
+    for unset in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        cached(source, "")
+        assert _entry(tmp_path / "home/.cache/flaxcifar")
+        shutil.rmtree(tmp_path / "home")

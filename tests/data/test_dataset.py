@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from flaxcifar.data.dataset import Split, superclasses
+from flaxcifar.errors import UserError
+
+
+def test_superclasses_follow_from_the_pairs():
+    labels, coarse = np.array([2, 0, 1, 2, 0]), np.array([1, 1, 0, 1, 1])
+    found = superclasses(labels, coarse, 3)
+    assert found.dtype == np.int32
+    assert found.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "coarse"), [([0, 1, 1, 2], [0, 0, 1, 1]), ([0, 2], [0, 1])], ids=["two", "none"]
+)
+def test_a_class_has_exactly_one_superclass(labels, coarse):
+    with pytest.raises(UserError, match="coarse labels do not fit"):
+        superclasses(np.array(labels), np.array(coarse), 3)
+
+
+def test_splits_refuse_other_shapes_and_types():
+    images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32)
+    assert len(Split(images, labels)) == 2
+    for bad in [(images / 255, labels), (images, labels[:, None]), (images, labels[:1])]:
+        with pytest.raises(ValueError, match="images are|labels are"):
+            Split(*bad)
