@@ -1,0 +1,102 @@
+"""A model as pure functions of flat dicts: what the training step and everything else sees."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxcifar.models import prng
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model without its arrays; hashable, so that it may be a static argument.
+
+    Parameters and batch statistics are flat dicts of float32 arrays by path, such as
+    "stage1/conv1/kernel" and "stage1/norm1/mean".
+
+    Attributes:
+      param_shapes, stat_shapes: (path, shape) pairs.
+    """
+
+    graphdef: nnx.GraphDef
+    param_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    stat_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def create(
+        cls, build: Callable[[nnx.Rngs], nnx.Module], seed: int
+    ) -> tuple["Network", Arrays, Arrays]:
+        """Returns the network of the model that `build` makes, its parameters and statistics."""
+        graphdef, *arrays = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
+        # Compiled: layer by layer, initialisation takes several times as long.
+        init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
+        return cls(graphdef, *shapes), *init(prng.key(seed))
+
+    def abstract(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+        """Returns the shapes and types of the parameters and of the statistics."""
+
+        def structs(shapes):
+            return {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes}
+
+        return structs(self.param_shapes), structs(self.stat_shapes)
+
+    def module(self, params: Arrays, batch_stats: Arrays) -> nnx.Module:
+        """Returns the model with these arrays; they may also be shapes or tracers."""
+        return nnx.merge(self.graphdef, _nested(params), _nested(batch_stats), copy=True)
+
+    def apply(
+        self,
+        params: Arrays,
+        batch_stats: Arrays,
+        images: jax.Array,
+        seeds: jax.Array | None,
+        *,
+        train: bool,
+        frozen: Collection[str] = frozenset(),
+    ) -> tuple[jax.Array, Arrays]:
+        """Returns the logits, float32 [B, classes], and the statistics after this batch.
+
+        Args:
+          images: float [B, H, W, C], normalised.
+          seeds: uint32 [B], one for each example, of the dropout; unused in evaluation.
+          train: normalise by the batch, update the running averages and drop out.
+          frozen: paths of parameters. A module all of whose parameters are among them stays in
+            evaluation mode: it uses and keeps its running averages, and its dropout is off.
+        """
+        model = self.module(params, batch_stats)
+        (model.train if train else model.eval)()
+        for _, block in frozen_modules(model, frozen):
+            block.eval()
+        logits = model(images, seeds)
+        return logits, _split(model)[2]
+
+
+def frozen_modules(
+    model: nnx.Module, frozen: Collection[str]
+) -> Iterator[tuple[str, nnx.Module]]:
+    """Yields (path, module) for the modules that have parameters, all of them in `frozen`."""
+    paths = list(_split(model)[1])
+    for parts, module in nnx.iter_modules(model):
+        prefix = "".join(f"{part}/" for part in parts)
+        inside = [path for path in paths if path.startswith(prefix)]
+        if inside and all(path in frozen for path in inside):
+            yield prefix.removesuffix("/"), module
+
+
+def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays, Arrays]:
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graphdef, _flat(params), _flat(batch_stats)
+
+
+def _flat(state: nnx.State) -> Arrays:
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _nested(arrays: Arrays) -> nnx.State:
+    return nnx.from_flat_state({tuple(k.split("/")): v for k, v in arrays.items()})

@@ -1,0 +1,52 @@
+"""A random number generator for initial parameters that is quick to compile.
+
+JAX's default generator takes ten seconds of compilation for the parameters of a VGG16, this one a
+second. Like it, and unlike the hardware's, it gives the same numbers on every platform.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import define_prng_impl
+
+from flaxcifar import hashing
+
+# One for each use of a key, so that they never meet.
+_SPLIT, _FOLD_IN, _BITS = 1, 2, 3
+
+
+def _seed(seed: jax.Array) -> jax.Array:
+    return hashing.combine(seed).reshape(1)
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    count = jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    return hashing.combine(_SPLIT, key, count).reshape(*shape, 1)
+
+
+def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+    return hashing.combine(_FOLD_IN, key, data)
+
+
+def _bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    if bit_width != 32:
+        raise NotImplementedError(f"random bits of width {bit_width}; there are only 32")
+    count = jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    return hashing.combine(_BITS, key, count).reshape(shape)
+
+
+_IMPL = define_prng_impl(
+    key_shape=(1,),
+    seed=_seed,
+    split=_split,
+    random_bits=_bits,
+    fold_in=_fold_in,
+    name="flaxcifar_hash",
+    tag="hash",
+)
+
+
+def key(seed: int) -> jax.Array:
+    """Returns a key for `jax.random` and `nnx.Rngs`."""
+    return jax.random.key(seed, impl=_IMPL)

@@ -1,0 +1,134 @@
+"""A wide residual network with dropout behind its stem (after He et al., 2016)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxcifar.models import MODELS
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout, make_head
+
+BLOCKS = 2
+
+
+class Stem(nnx.Module):
+    """A convolution with BatchNorm, ReLU and dropout."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        rate: float,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(features_in, features, (3, 3), dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        self.dropout = Dropout(rate, salt=1)
+
+    def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
+        return self.dropout(nnx.relu(self.norm(self.conv(x))), seeds)
+
+
+class Block(nnx.Module):
+    """Two convolutions beside a shortcut that is a convolution too, whatever the shapes."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        stride: int,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ):
+        def norm():
+            return BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
+
+        self.conv1 = Conv(features_in, features, (3, 3), stride, dtype=dtype, rngs=rngs)
+        self.norm1 = norm()
+        self.conv2 = Conv(features, features, (3, 3), dtype=dtype, rngs=rngs)
+        self.norm2 = norm()
+        self.shortcut = Conv(features_in, features, (1, 1), stride, dtype=dtype, rngs=rngs)
+        self.shortcut_norm = norm()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch = nnx.relu(self.norm1(self.conv1(x)))
+        branch = self.norm2(self.conv2(branch))
+        return nnx.relu(branch + self.shortcut_norm(self.shortcut(x)))
+
+
+class Stage(nnx.Module):
+    """Blocks of one width, the first of which has the stride."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        stride: int,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ):
+        for n in range(1, BLOCKS + 1):
+            block = Block(features_in, features, stride, dtype, axis_name, rngs)
+            setattr(self, f"block{n}", block)
+            features_in, stride = features, 1
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for n in range(1, BLOCKS + 1):
+            x = getattr(self, f"block{n}")(x)
+        return x
+
+
+class ResNet(nnx.Module):
+    """A stem, stages each at half the resolution of the one before, and the head."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        widths: Sequence[int],
+        dropout: float,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ):
+        self.depth = len(widths)
+        self.stem = Stem(channels, widths[0], dropout, dtype, axis_name, rngs)
+        features_in = widths[0]
+        for n, features in enumerate(widths, 1):
+            stride = 1 if n == 1 else 2
+            stage = Stage(features_in, features, stride, dtype, axis_name, rngs)
+            setattr(self, f"stage{n}", stage)
+            features_in = features
+        self.head = make_head(features_in, num_classes, rngs)
+
+    def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
+        """Returns float32 logits [B, classes] of float `images` [B, H, W, C]."""
+        x = self.stem(images, seeds)
+        for n in range(1, self.depth + 1):
+            x = getattr(self, f"stage{n}")(x)
+        return self.head(jnp.mean(x, axis=(1, 2)))
+
+
+@MODELS.register
+def resnet(
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: jnp.dtype,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+    *,
+    widths: Sequence[int] = (128, 256, 512, 1024),
+    dropout: float = 0.5,
+) -> nnx.Module:
+    """The network of github.com/iamssr02/CIFAR-100-Classification-using-Custom-Model.
+
+    Args:
+      widths: the filters of each stage of two blocks; the stem has as many as the first.
+      dropout: the rate behind the stem.
+    """
+    return ResNet(num_classes, image_shape[-1], widths, dropout, dtype, axis_name, rngs)
