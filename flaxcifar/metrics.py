@@ -1,0 +1,89 @@
+"""Metrics as sums and a count, so that they add up exactly over batches, devices and epochs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.typing import ArrayLike
+
+
+class Metrics(struct.PyTreeNode):
+    """Sums over examples, each a float32 scalar; a field stays 0 where it does not apply."""
+
+    loss: jax.Array
+    penalty: jax.Array
+    correct: jax.Array
+    top5_correct: jax.Array
+    coarse_correct: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def zero(cls) -> "Metrics":
+        """Returns the sums over no example."""
+        return cls(**{name: jnp.zeros((), jnp.float32) for name in cls.__dataclass_fields__})
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        return jax.tree.map(jnp.add, self, other)
+
+
+def measure(
+    logits: jax.Array,
+    labels: jax.Array,
+    mask: ArrayLike,
+    losses: jax.Array,
+    superclass_of: np.ndarray | None,
+    penalty: ArrayLike = 0.0,
+) -> Metrics:
+    """Returns the sums over one batch.
+
+    Args:
+      logits: float32 [B, classes].
+      labels: int32 [B].
+      mask: float32 [B] or 1.0; 0 leaves an example out.
+      losses: float32 [B].
+      superclass_of: int32 [classes], or None where there are no superclasses.
+      penalty: the L2 term of the batch's mean loss.
+    """
+    mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), labels.shape)
+    top = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+    prediction = top[:, 0]
+    if superclass_of is None:
+        coarse = jnp.zeros_like(mask)
+    else:
+        superclass_of = jnp.asarray(superclass_of)
+        coarse = superclass_of[prediction] == superclass_of[labels]
+    count = jnp.sum(mask)
+    # A padded example's loss is left out by selection: a product would keep its NaN.
+    return Metrics(
+        loss=jnp.sum(jnp.where(mask > 0, losses, 0.0)),
+        penalty=penalty * count,
+        correct=jnp.sum((prediction == labels) * mask),
+        top5_correct=jnp.sum(jnp.any(top == labels[:, None], axis=-1) * mask),
+        coarse_correct=jnp.sum(coarse * mask),
+        count=count,
+    )
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Returns the softmax cross-entropy of each example, float32 [B], with smoothed targets."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+
+
+def compute(metrics: Metrics, *, coarse: bool = False, penalty: bool = False) -> dict[str, float]:
+    """Returns the means over all examples counted, as Python numbers, and `examples`."""
+    host = jax.device_get(metrics)
+    count = float(host.count)
+    if not count:
+        raise ValueError("no example was counted")
+    values = {
+        "loss": float(host.loss) / count,
+        "accuracy": float(host.correct) / count,
+        "top5_accuracy": float(host.top5_correct) / count,
+    }
+    if coarse:
+        values["coarse_accuracy"] = float(host.coarse_correct) / count
+    if penalty:
+        values["penalty"] = float(host.penalty) / count
+    return values | {"examples": int(count)}

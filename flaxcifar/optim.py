@@ -1,0 +1,182 @@
+"""Optimizers by name, and groups of parameters that train at their own rate or not at all."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import optax
+import optax.contrib
+
+from flaxcifar.errors import UserError
+from flaxcifar.registry import Registry, suggestion
+
+OPTIMIZERS = Registry("optimizer")
+FROZEN = "frozen"
+
+# Given a base learning rate, returns its schedule.
+Rate = Callable[[float], optax.Schedule]
+
+# They need more than gradients, take no schedule, or evaluate other parameters than they train.
+_UNSUITED = frozenset(
+    "cocob dadapt_adamw dog dowg dpsgd lbfgs momo momo_adam noisy_sgd optimistic_adam prodigy rprop "
+    "schedule_free schedule_free_adamw schedule_free_sgd sm3 sophia".split()
+)
+
+
+@OPTIMIZERS.register
+def muon(
+    rate: Rate,
+    *,
+    learning_rate: float = 0.02,
+    adam_learning_rate: float = 1e-3,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al., 2024) for kernels, convolutions included, Adam for all other parameters.
+
+    A kernel [H, W, I, O] is orthogonalised as the matrix [H * W * I, O]; optax by itself leaves
+    kernels of four dimensions to Adam. `learning_rate`, `momentum`, `nesterov`, `ns_steps` and the
+    decoupled `weight_decay` are those of the kernels.
+    """
+
+    def dimensions(params):
+        def of(path, value):
+            if path.endswith("kernel") and getattr(value, "ndim", 0) > 1:
+                return optax.contrib.MuonDimensionNumbers(
+                    tuple(range(value.ndim - 1)), value.ndim - 1
+                )
+            return None
+
+        return {path: of(path, value) for path, value in params.items()}
+
+    return optax.contrib.muon(
+        rate(learning_rate),
+        beta=momentum,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        weight_decay=weight_decay,
+        adam_learning_rate=rate(adam_learning_rate),
+        muon_weight_dimension_numbers=dimensions,
+    )
+
+
+def _from_optax(name: str) -> Callable | None:
+    for module in (optax, optax.contrib):
+        function = vars(module).get(name)
+        if inspect.isfunction(function) and not name.startswith(("_", "scale_by")):
+            parameters = inspect.signature(function).parameters
+            if "learning_rate" in parameters and name not in _UNSUITED:
+                return function
+    return None
+
+
+def optimizer_names() -> list[str]:
+    """Returns the names that `optimizer.name` may take."""
+    public = (name for name in {*vars(optax), *vars(optax.contrib)} if _from_optax(name))
+    return sorted({*public, *OPTIMIZERS.names()})
+
+
+def make_optimizer(spec: Mapping[str, Any], rate: Rate) -> optax.GradientTransformation:
+    """Returns the optimizer that `spec`, a dict(name=..., **kwargs), names.
+
+    Weight decay applies to kernels alone, as the field does it, where optax offers a mask.
+    Raises UserError for an unknown name or keyword, listing the valid ones.
+    """
+    name = spec.get("name")
+    if name in OPTIMIZERS:
+        return OPTIMIZERS.call(spec, rate)
+    function = _from_optax(name)
+    if function is None:
+        names = optimizer_names()
+        raise UserError(
+            f"unknown optimizer {name!r}{suggestion(str(name), names)} "
+            f"(there are: {', '.join(names)})"
+        )
+    allowed = list(inspect.signature(function).parameters)
+    kwargs = {key: value for key, value in spec.items() if key != "name"}
+    for key in kwargs:
+        if key not in allowed:
+            raise UserError(
+                f"optimizer {name!r} takes no {key!r}{suggestion(key, allowed)} "
+                f"(it takes: {', '.join(allowed)})"
+            )
+    if "learning_rate" not in kwargs:
+        raise UserError(f"optimizer {name!r} needs 'learning_rate'")
+    if "mask" in allowed:
+        kwargs["mask"] = lambda params: {path: path.endswith("kernel") for path in params}
+    return function(**kwargs | {"learning_rate": rate(kwargs["learning_rate"])})
+
+
+def assign_groups(
+    paths: Iterable[str], groups: Sequence[tuple[str, float | str]]
+) -> dict[str, float | str]:
+    """Returns for every parameter path its learning-rate scale, or "frozen".
+
+    A pattern is a regular expression that has to match a whole path or the whole path of a module
+    above it, so `stage1` names everything under stage1. The first match wins; a path that none
+    matches has scale 1. Raises UserError for a pattern that no path matches.
+    """
+    paths = list(paths)
+
+    def matches(pattern: str, path: str) -> bool:
+        parts = path.split("/")
+        return any(re.fullmatch(pattern, "/".join(parts[:n])) for n in range(1, len(parts) + 1))
+
+    for pattern, _ in groups:
+        if not any(matches(pattern, path) for path in paths):
+            raise UserError(
+                f"param_groups: no parameter matches {pattern!r} (there are: {', '.join(paths)})"
+            )
+    return {
+        path: next((scale for pattern, scale in groups if matches(pattern, path)), 1.0)
+        for path in paths
+    }
+
+
+def make_tx(
+    spec: Mapping[str, Any],
+    schedule: optax.Schedule,
+    groups: Mapping[str, float | str],
+    *,
+    gradient_clip: float = 0.0,
+    accumulation_steps: int = 1,
+) -> optax.GradientTransformation:
+    """Returns the transformation of a flat dict of gradients, one entry a path of `groups`.
+
+    Args:
+      spec: dict(name=..., learning_rate=..., **kwargs) of the optimizer.
+      schedule: multiplies the learning rate; a function of the training step (not the update).
+      groups: each path's learning-rate scale, or "frozen".
+      gradient_clip: largest global norm over all trained parameters, 0 for none.
+      accumulation_steps: gradients that are averaged into one update.
+    """
+
+    def rate_of(scale: float) -> Rate:
+        return lambda base: lambda count: base * scale * schedule(count * accumulation_steps)
+
+    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+        # The outer transform has put a MaskedNode, an empty tree, in place of what is frozen.
+        return {
+            path: value if isinstance(value, optax.MaskedNode) else str(groups[path])
+            for path, value in params.items()
+        }
+
+    scales = sorted({scale for scale in groups.values() if scale != FROZEN})
+    if not scales:
+        raise UserError("param_groups: every parameter is frozen, nothing is left to train")
+    tx = optax.multi_transform(
+        {str(scale): make_optimizer(spec, rate_of(scale)) for scale in scales}, labels
+    )
+    # Over all groups at once: clipping inside each would not bound the global norm.
+    if gradient_clip:
+        tx = optax.chain(optax.clip_by_global_norm(gradient_clip), tx)
+    if accumulation_steps > 1:
+        tx = optax.MultiSteps(tx, accumulation_steps).gradient_transformation()
+    # Outermost, so that a frozen parameter has no state in any of the above.
+    return optax.multi_transform(
+        {"trained": tx, FROZEN: optax.set_to_zero()},
+        {path: FROZEN if scale == FROZEN else "trained" for path, scale in groups.items()},
+    )

@@ -1,0 +1,107 @@
+"""Data parallelism: the only place that knows about devices.
+
+A step function is written for one device's share of the batch; here it becomes a function of the
+global batch over all local devices. `jax.pmap` does it by default (it is built on jit and
+shard_map); `shard_map` is the same over an explicit mesh, which ahead-of-time compilation wants.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flaxcifar.errors import UserError
+
+AXIS = "batch"
+
+
+def per_device(batch_size: int, name: str = "batch_size") -> int:
+    """Returns one device's share of a global batch; raises UserError where it is not whole."""
+    devices = jax.device_count()
+    if batch_size % devices:
+        down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
+        near = f"{down} or {up}" if down else f"{up}"
+        raise UserError(f"{name}={batch_size} does not divide over {devices} devices: take {near}")
+    return batch_size // devices
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Returns copies of the arrays of `tree` on all local devices, placed as steps return them.
+
+    A step that is called with arrays placed in another way works, but is compiled once more.
+    """
+    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    placed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    # The caller may donate the result: it must not share memory with `tree`.
+    return jax.tree.map(jnp.copy, placed)
+
+
+def pmap(
+    step: Callable[..., Any],
+    *,
+    replicated: int,
+    batch_axis: int,
+    donate: Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
+    """Returns `step` over all local devices.
+
+    Args:
+      step: takes `replicated` pytrees that every device sees whole, then a batch of which it sees
+        its share, and returns values that are equal on all devices (`AXIS` names them).
+      replicated: the number of arguments before the batch.
+      batch_axis: the axis of the batch's arrays that is split evenly.
+      donate: the indices of arguments whose memory the results may take.
+      devices: the local devices by default.
+    """
+    devices = list(devices or jax.local_devices())
+    mapped = jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None,) * replicated + (batch_axis,),
+        out_axes=None,
+        donate_argnums=tuple(donate),
+        devices=devices,
+    )
+
+    def split(array: np.ndarray) -> np.ndarray:
+        shape = array.shape
+        share = (len(devices), shape[batch_axis] // len(devices))
+        return array.reshape(*shape[:batch_axis], *share, *shape[batch_axis + 1 :])
+
+    def run(*args: Any) -> Any:
+        return mapped(*args[:-1], jax.tree.map(split, args[-1]))
+
+    return _in_turn(run, devices)
+
+
+def shard_map(
+    step: Callable[..., Any],
+    *,
+    replicated: int,
+    batch_axis: int,
+    donate: Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
+    """Returns the same function as `pmap` does, as one jitted shard_map over a mesh."""
+    devices = list(devices or jax.local_devices())
+    mesh = Mesh(np.array(devices), (AXIS,))
+    batch = PartitionSpec(*(None,) * batch_axis, AXIS)
+    specs = (PartitionSpec(),) * replicated + (batch,)
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+    )
+    shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
+    jitted = jax.jit(sharded, in_shardings=shardings, donate_argnums=tuple(donate))
+    return _in_turn(jitted, devices)
+
+
+def _in_turn(run: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    # Several devices of one CPU share one pool of threads: with two dispatches in flight, each can
+    # hold threads that the other's all-reduce waits for, for ever.
+    if devices[0].platform != "cpu" or len(devices) == 1:
+        return run
+    return lambda *args: jax.block_until_ready(run(*args))

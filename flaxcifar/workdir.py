@@ -1,0 +1,92 @@
+"""The files of a run, apart from its checkpoints; each is replaced whole or not at all."""
+
+import datetime
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from flaxcifar.errors import UserError
+
+
+def fresh_workdir(name: str) -> Path:
+    """Returns a new directory under `runs/`, named after the time and `name`."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        workdir = Path("runs") / f"{stamp}-{name}{suffix}"
+        try:
+            workdir.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make {workdir}: {error.strerror}; name a --workdir") from None
+        return workdir
+    raise UserError("cannot find a free name under runs/; name a --workdir")
+
+
+def prepare(workdir: Path) -> None:
+    """Makes the workdir; raises UserError where it cannot be made or written to."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file atomically: a reader sees the old text or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a file by `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """Returns the JSON value of a file, None where there is no file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); move it away to go on") from None
+
+
+class Logbook:
+    """`metrics.jsonl` and TensorBoard: a row an epoch.
+
+    `metrics.jsonl` holds only what the config determines, so that two runs, or a run and its
+    resumption, can be compared to the bit; rates and seconds go to `timing.jsonl`, which need not
+    be complete, and to TensorBoard.
+    """
+
+    def __init__(self, workdir: Path, history: Sequence[dict[str, Any]]):
+        """Continues after `history`, the rows so far; what an interrupted run wrote later goes."""
+        self._metrics = workdir / "metrics.jsonl"
+        self._timing = workdir / "timing.jsonl"
+        write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in history))
+        step = history[-1]["step"] + 1 if history else 0
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step)
+
+    def write(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        """Adds a row of numbers, `step` and `epoch` among them, and what it took."""
+        for path, values in ((self._metrics, row), (self._timing, {"step": row["step"], **timing})):
+            with path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+        for name, value in {**row, **timing}.items():
+            if name not in ("step", "epoch"):
+                tag = re.sub("^(train|validation)_", r"\1/", name)
+                self._board.add_scalar(tag, value, row["step"])
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
