@@ -1,0 +1,7 @@
+"""Every knob at its default; flaxcifar/config.py says what each one means."""
+
+from flaxcifar.config import default_config
+
+
+def get_config():
+    return default_config()

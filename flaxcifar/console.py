@@ -1,0 +1,125 @@
+"""What a run prints: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    # A file or a pipe has no width; the tables should not be broken for one.
+    console.width = 120
+
+
+def say(text: str) -> None:
+    """Prints one line as it is."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def show(renderable: Any) -> None:
+    """Prints a table or another of rich's renderables."""
+    console.print(renderable)
+
+
+def percent(share: float) -> str:
+    """Returns a share of one as "12.34 %"."""
+    return f"{100 * share:.2f} %"
+
+
+def clock_time(seconds: float) -> str:
+    """Returns seconds as "1:02:03"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+class TrainingProgress:
+    """Shows how far training is: a bar on a terminal, else a line every `interval` seconds.
+
+    It never waits for the device: `due` says when a new figure is worth fetching.
+    """
+
+    def __init__(self, total_steps: int, total_epochs: int, interval: float = 30.0):
+        self._total_epochs = total_epochs
+        self._interval = 0.5 if console.is_terminal else interval
+        self._shown = self._started = time.monotonic()
+        self._first: int | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+            expand=True,
+        )
+        self._task = self._bar.add_task("starting", total=total_steps, figures="compiling")
+        self._total_steps = total_steps
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def due(self) -> bool:
+        """Whether it is time for `update`."""
+        return time.monotonic() - self._shown >= self._interval
+
+    def update(self, step: int, epoch: int, values: Mapping[str, float], rate: float) -> None:
+        """Shows the step, the epoch's running means and the images/s."""
+        now = time.monotonic()
+        figures = (
+            f"loss {values['loss']:.3f}  accuracy {percent(values['accuracy'])}  {rate:,.0f} img/s"
+        )
+        title = f"epoch {epoch}/{self._total_epochs}"
+        self._bar.update(self._task, completed=step, description=title, figures=figures)
+        if not console.is_terminal:
+            left = ""
+            if self._first is not None and step > self._first:
+                pace = (now - self._started) / (step - self._first)
+                left = f"  {clock_time(pace * (self._total_steps - step))} left"
+            say(f"{title}  step {step}/{self._total_steps}  {figures}{left}")
+        if self._first is None:
+            self._first, self._started = step, now
+        self._shown = now
+
+    def epoch(self, row: Mapping[str, Any], rate: float, seconds: float, best: bool) -> None:
+        """Prints one finished epoch."""
+        parts = [
+            f"epoch {row['epoch']}/{self._total_epochs}",
+            f"train loss {row['train_loss']:.4f} accuracy {percent(row['train_accuracy'])}",
+        ]
+        if "validation_loss" in row:
+            parts.append(
+                f"validation loss {row['validation_loss']:.4f} "
+                f"accuracy {percent(row['validation_accuracy'])}" + (" *" if best else "")
+            )
+        parts += [f"lr {row['learning_rate']:.3g}", f"{rate:,.0f} img/s", clock_time(seconds)]
+        say("  ".join(parts))
+
+
+def results_table(title: str, results: Mapping[str, Mapping[str, float] | None]) -> Table:
+    """Returns a table with a row for each evaluated split; splits without a result are left out."""
+    table = Table(title=title, title_justify="left")
+    coarse = any("coarse_accuracy" in (values or {}) for values in results.values())
+    headings: Sequence[str] = ("split", "examples", "accuracy", "top-5 accuracy", "loss")
+    for heading in (*headings, *(("superclass accuracy",) if coarse else ())):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for split, values in results.items():
+        if values is None:
+            continue
+        cells = [
+            split,
+            f"{values['examples']:,}",
+            percent(values["accuracy"]),
+            percent(values["top5_accuracy"]),
+            f"{values['loss']:.4f}",
+        ]
+        table.add_row(*cells, *([percent(values["coarse_accuracy"])] if coarse else []))
+    return table

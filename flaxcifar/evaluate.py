@@ -1,0 +1,99 @@
+"""Evaluates a run's best checkpoint: python -m flaxcifar.evaluate --workdir DIR [--split test]"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcifar import cli, config, console, data, parallel
+from flaxcifar.checkpoint import read_best
+from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.evaluation import eval_batches
+from flaxcifar.data.normalization import Normalization
+from flaxcifar.data.split import split_validation
+from flaxcifar.errors import UserError
+from flaxcifar.experiment import make_network
+from flaxcifar.metrics import Metrics, compute
+from flaxcifar.models.network import Network
+from flaxcifar.step import Arrays, eval_step
+
+# (params, batch_stats, split, indices) -> metrics
+Evaluate = Callable[[Arrays, Arrays, Split, np.ndarray], dict[str, float]]
+
+
+def make_evaluate(
+    network: Network,
+    normalization: Normalization,
+    superclass_of: np.ndarray | None,
+    batch_size: int,
+) -> Evaluate:
+    """Returns a function that evaluates parameters on examples of a split, each exactly once."""
+    step = functools.partial(eval_step, network, normalization, superclass_of)
+    compiled = parallel.pmap(step, replicated=3, batch_axis=0)
+
+    def evaluate(
+        params: Arrays, batch_stats: Arrays, split: Split, indices: np.ndarray
+    ) -> dict[str, float]:
+        metrics = parallel.replicate(Metrics.zero())
+        for batch in eval_batches(split, indices, batch_size):
+            metrics = compiled(params, batch_stats, metrics, batch)
+        values = compute(metrics, coarse=superclass_of is not None)
+        if values["examples"] != len(indices):
+            raise AssertionError(f"{values['examples']} of {len(indices)} examples were counted")
+        return values
+
+    return evaluate
+
+
+def evaluate_workdir(workdir: str, split: str = "test") -> dict[str, float]:
+    """Returns the metrics of a run's best checkpoint on "train", "validation" or "test".
+
+    The preprocessing is the one stored with the checkpoint. Raises UserError where the workdir has
+    no checkpoint or its dataset is no longer the same.
+    """
+    best, record = read_best(workdir)
+    settings = config.from_json(record["config"])
+    dataset = data.load(settings.data)
+    if dataset.fingerprint != record["fingerprint"]:
+        raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
+    network, _, _ = make_network(settings, dataset)
+    evaluate = make_evaluate(
+        network,
+        Normalization.from_json(record["normalization"]),
+        dataset.superclass_of,
+        settings.eval_batch_size,
+    )
+    part, indices = _part(dataset, settings, split)
+    arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
+    return evaluate(arrays["params"], arrays["batch_stats"], part, indices)
+
+
+def _part(dataset: Dataset, settings: Any, split: str) -> tuple[Split, np.ndarray]:
+    if split == "test":
+        return dataset.test, np.arange(len(dataset.test.labels))
+    train, validation = split_validation(
+        dataset.train.labels, settings.data.validation_percent, settings.seed
+    )
+    chosen = train if split == "train" else validation
+    if not len(chosen):
+        raise UserError("the run held out no validation split")
+    return dataset.train, chosen
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(prog="python -m flaxcifar.evaluate", allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, help="the directory of a run")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    flags = parser.parse_args(argv)
+    values = evaluate_workdir(flags.workdir, flags.split)
+    console.show(
+        console.results_table(f"best checkpoint of {flags.workdir}", {flags.split: values})
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,121 @@
+"""What a run knows beside its arrays, and whether it may be resumed."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flaxcifar.clock import Clock
+from flaxcifar.config import to_json
+from flaxcifar.early_stopping import EarlyStopping
+from flaxcifar.errors import UserError
+from flaxcifar.experiment import Experiment
+from flaxcifar.schedules import Plateau, make_plateau
+
+# They change how a run is computed or how long it is, but nothing that was computed before.
+_MAY_CHANGE = frozenset(
+    "data.dir data.cache_dir data.pipeline eval_batch_size steps_per_dispatch total_epochs "
+    "total_steps".split()
+)
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What a run knows beside its arrays: with them it is a checkpoint.
+
+    Attributes:
+      epoch: epochs done.
+      history: the rows of metrics.jsonl.
+    """
+
+    stopping: EarlyStopping
+    plateau: Plateau | None
+    clock: Clock
+    epoch: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def start(cls, config: Any) -> "Ledger":
+        """Returns the ledger of a run that has not begun."""
+        stopping = EarlyStopping(
+            mode=config.early_stopping.mode,
+            patience=config.early_stopping.patience,
+            min_delta=config.early_stopping.min_delta,
+        )
+        return cls(stopping, make_plateau(config.schedule), Clock())
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """What reduce-on-plateau has left of the learning rate."""
+        return self.plateau.scale if self.plateau else 1.0
+
+    def update(self, row: dict[str, Any], watched: float | None) -> bool:
+        """Adds an epoch's row and the validation metric that is watched.
+
+        Returns whether this is the best epoch; without validation the last always is.
+        """
+        self.epoch = row["epoch"]
+        self.history.append(row)
+        if watched is None:
+            return True
+        best = self.stopping.improves(watched)
+        self.stopping = self.stopping.update(watched, row["step"])
+        if self.plateau:
+            self.plateau = self.plateau.update(watched, self.stopping.mode)
+        return best
+
+    def record(self, experiment: Experiment) -> dict[str, Any]:
+        """Returns the JSON that goes into a checkpoint."""
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "stopping": dataclasses.asdict(self.stopping),
+            "plateau": self.plateau and dataclasses.asdict(self.plateau),
+            "clock": self.clock.state(),
+            "config": to_json(experiment.config),
+            "normalization": experiment.recipe.normalization.to_json(),
+            "class_names": list(experiment.dataset.class_names),
+            "fingerprint": experiment.dataset.fingerprint,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Ledger":
+        """Returns the ledger of which `record` was taken; its clock goes on from now."""
+        return cls(
+            stopping=EarlyStopping(**record["stopping"]),
+            plateau=record["plateau"] and Plateau(**record["plateau"]),
+            clock=Clock(**record["clock"]),
+            epoch=record["epoch"],
+            history=record["history"],
+        )
+
+
+def config_changes(saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns {dotted key: (saved value, new value)} of a config.json against a config."""
+    old, new = _flat(to_json(saved)), _flat(to_json(config))
+    keys = sorted({*old, *new})
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check_resumable(saved: Mapping[str, Any] | None, config: Any, workdir: Path) -> None:
+    """Raises UserError where a run with the saved config, if any, cannot go on under this one."""
+    refused = [
+        f"{key} was {old!r}, now {new!r}"
+        for key, (old, new) in config_changes(saved or config, config).items()
+        if key not in _MAY_CHANGE
+    ]
+    if refused:
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(refused)}): resume it with "
+            "its own config or choose another --workdir; nothing was changed"
+        )

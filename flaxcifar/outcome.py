@@ -1,0 +1,136 @@
+"""What a run says before its first step, and what it leaves behind after its last."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcifar import __version__, console
+from flaxcifar.checkpoint import Checkpoints
+from flaxcifar.config import to_json
+from flaxcifar.evaluate import Evaluate
+from flaxcifar.experiment import Experiment
+from flaxcifar.ledger import Ledger, config_changes
+from flaxcifar.parallel import per_device
+from flaxcifar.step import TrainState
+from flaxcifar.summary import model_summary
+from flaxcifar.workdir import read_json, write_json
+
+
+def introduce(experiment: Experiment, ledger: Ledger, workdir: Path) -> None:
+    """Prints what is about to be trained, on what, and where it goes."""
+    config, dataset, recipe = experiment.config, experiment.dataset, experiment.recipe
+    table, _ = model_summary(recipe.network, dataset.train.images.shape[1:], recipe.frozen)
+    console.show(table)
+    devices = jax.devices()
+    console.say(
+        f"{dataset.name}: {len(experiment.train_indices):,} training, "
+        f"{len(experiment.validation_indices):,} validation and {len(dataset.test.labels):,} test "
+        f"images, {len(dataset.class_names)} classes"
+    )
+    console.say(
+        f"{len(devices)} x {devices[0].device_kind}: batch {config.batch_size}, "
+        f"{per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an epoch, "
+        f"{experiment.total_steps:,} in all; {config.precision}"
+    )
+    for remark in experiment.remarks:
+        console.say(remark)
+    if ledger.epoch:
+        console.say(f"resumed after epoch {ledger.epoch}, step {ledger.history[-1]['step']}")
+    console.say(f"workdir: {workdir}")
+
+
+def is_finished(workdir: Path, config: Any) -> bool:
+    """Whether this very run has ended before; says so if it has."""
+    summary = read_json(workdir / "summary.json")
+    if (
+        summary is None
+        or {"total_epochs", "total_steps"} & config_changes(summary["config"], config).keys()
+    ):
+        return False
+    console.say(f"{workdir} holds this run, finished ({summary['stop_reason']}): nothing to do")
+    show_results(summary)
+    return True
+
+
+def conclude(
+    experiment: Experiment,
+    state: TrainState,
+    ledger: Ledger,
+    evaluate: Evaluate,
+    checkpoints: Checkpoints,
+    workdir: Path,
+) -> None:
+    """Evaluates the test split, once, writes summary.json and prints the final table.
+
+    The parameters are the best epoch's where `early_stopping.restore_best` is set, else the last's.
+    """
+    config, dataset = experiment.config, experiment.dataset
+    params, batch_stats, row = state.eval_params, state.batch_stats, ledger.history[-1]
+    if config.early_stopping.restore_best:
+        best, record = checkpoints.restore_best()
+        arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
+        params, batch_stats, row = arrays["params"], arrays["batch_stats"], record["history"][-1]
+    test = evaluate(params, batch_stats, dataset.test, np.arange(len(dataset.test.labels)))
+    _, totals = model_summary(
+        experiment.recipe.network, dataset.train.images.shape[1:], experiment.recipe.frozen
+    )
+    clock, step = ledger.clock.state(), ledger.history[-1]["step"]
+    stopped = ledger.stopping.should_stop and step < experiment.total_steps
+    summary = {
+        "steps": step,
+        "epochs": step / experiment.recipe.steps_per_epoch,
+        "stop_reason": "early stopping" if stopped else "completed",
+        "evaluated_step": row["step"],
+        "images_per_second": ledger.clock.images_per_second,
+        "compile_seconds": clock["compile_seconds"],
+        "total_seconds": clock["total_seconds"],
+        "parameters": totals,
+        "dataset": {
+            "name": dataset.name,
+            "classes": len(dataset.class_names),
+            "train_examples": len(experiment.train_indices),
+            "fingerprint": dataset.fingerprint,
+        },
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": versions(),
+        "validation": {
+            name.removeprefix("validation_"): value
+            for name, value in row.items()
+            if name.startswith("validation_")
+        }
+        or None,
+        "test": test,
+        "config": to_json(config),
+    }
+    write_json(workdir / "summary.json", summary)
+    show_results(summary)
+    console.say(f"summary: {workdir / 'summary.json'}; checkpoints: {workdir / 'checkpoints'}")
+    console.say(f"evaluate it again: python -m flaxcifar.evaluate --workdir {workdir}")
+
+
+def show_results(summary: dict[str, Any]) -> None:
+    """Prints the final table of a summary."""
+    title = f"{summary['config']['model']['name']} on {summary['dataset']['name']}"
+    title += f", parameters of step {summary['evaluated_step']:,}"
+    splits = {split: summary[split] for split in ("validation", "test")}
+    console.show(console.results_table(title, splits))
+    console.say(
+        f"{summary['steps']:,} steps ({summary['epochs']:.4g} epochs) in "
+        f"{console.clock_time(summary['total_seconds'])}, {summary['compile_seconds']:.1f} s of it "
+        f"compilation; {summary['images_per_second']:,.0f} images/s"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "flaxcifar": __version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }

@@ -1,0 +1,231 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from flaxcifar import checkpoint, data, train
+from flaxcifar.checkpoint import read_best
+from flaxcifar.config import to_json
+from flaxcifar.errors import RunError, UserError
+from flaxcifar.evaluate import evaluate_workdir
+from flaxcifar.train import train_and_evaluate
+
+
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(monkeypatch, epoch):
+    """Ends the next run as soon as the checkpoint of `epoch` is on disk."""
+    save = checkpoint.Checkpoints.save_latest
+
+    def save_and_die(self, step, state, record):
+        save(self, step, state, record)
+        if record["epoch"] == epoch:
+            self.wait()
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save_latest", save_and_die)
+
+
+def summary(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+FULL = {
+    "total_epochs": 3,
+    "early_stopping.patience": 5,
+    "schedule": dict(name="reduce_on_plateau", patience=1, factor=0.5, min_delta=0.5),
+    "ema_decay": 0.9,
+    "accumulation_steps": 2,
+    "param_groups": (("stage1/conv", 0.5),),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda config: tiny.dataset())
+        workdir = tmp_path_factory.mktemp("uninterrupted")
+        state = train_and_evaluate(tiny.config(**FULL), workdir)
+    return workdir, state
+
+
+@pytest.mark.xdist_group("resume")
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_killed_after_any_epoch_goes_on_to_the_bit(
+    epoch, uninterrupted, tmp_path, monkeypatch
+):
+    straight, expected = uninterrupted
+    with monkeypatch.context() as patch:
+        kill_after(patch, epoch)
+        with pytest.raises(Killed):
+            train_and_evaluate(tiny.config(**FULL), tmp_path)
+    state = train_and_evaluate(tiny.config(**FULL), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    for path, value in jax.tree_util.tree_leaves_with_path(expected):
+        got = dict(jax.tree_util.tree_leaves_with_path(state))[path]
+        np.testing.assert_array_equal(got, value, err_msg=str(path))
+    assert summary(tmp_path)["test"] == summary(straight)["test"]
+
+
+@pytest.mark.xdist_group("resume")
+def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
+    workdir, state = uninterrupted
+    found = summary(workdir)
+    expected = {
+        "steps", "epochs", "stop_reason", "images_per_second", "compile_seconds", "total_seconds",
+        "parameters", "dataset", "devices", "versions", "validation", "test",
+    }  # fmt: skip
+    assert expected <= found.keys()
+    assert found["steps"] == int(state.step) == 27 and found["epochs"] == 3
+    for split, examples in (("validation", 48), ("test", 50)):
+        values = found[split]
+        assert {"accuracy", "top5_accuracy", "loss", "examples", "coarse_accuracy"} == values.keys()
+        assert values["examples"] == examples
+    assert [row["epoch"] for row in rows(workdir)] == [1, 2, 3]
+    best = min(rows(workdir), key=lambda row: row["validation_loss"])
+    assert found["validation"]["loss"] == best["validation_loss"]
+    assert found["evaluated_step"] == best["step"]
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(
+        json.dumps(to_json(tiny.config(**FULL)))
+    )
+    # min_delta makes every epoch but the first a miss, so the rate is halved after each of them.
+    assert [row["learning_rate"] for row in rows(workdir)] == [0.05, 0.05, 0.025]
+
+
+@pytest.mark.xdist_group("resume")
+def test_evaluate_repeats_the_result_from_the_best_checkpoint(uninterrupted):
+    workdir, _ = uninterrupted
+    assert evaluate_workdir(workdir) == summary(workdir)["test"]
+    assert evaluate_workdir(workdir, "validation") == summary(workdir)["validation"]
+
+
+@pytest.mark.xdist_group("resume")
+def test_a_finished_run_does_nothing_and_says_so(uninterrupted, monkeypatch, capsys):
+    workdir, state = uninterrupted
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
+    monkeypatch.setattr(train, "train", None)
+    again = train_and_evaluate(tiny.config(**FULL), workdir)
+    assert "finished (completed): nothing to do" in capsys.readouterr().out
+    assert int(again.step) == int(state.step)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")} == before
+
+
+@pytest.mark.xdist_group("resume")
+def test_another_config_is_refused_and_nothing_changes(uninterrupted):
+    workdir, _ = uninterrupted
+    before = (workdir / "config.json").read_bytes()
+    other = tiny.config(
+        **FULL | {"batch_size": 32, "optimizer": dict(name="adam", learning_rate=1.0)}
+    )
+    with pytest.raises(UserError, match="batch_size was 16, now 32.*optimizer.name was 'sgd'"):
+        train_and_evaluate(other, workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+@pytest.mark.xdist_group("resume")
+def test_other_data_is_refused(uninterrupted, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(seed=5))
+    with pytest.raises(UserError, match="the dataset is not the one"):
+        train_and_evaluate(tiny.config(**FULL | {"total_epochs": 4}), uninterrupted[0])
+
+
+def test_early_stopping_ends_on_the_patience_th_miss_with_the_best(tmp_path):
+    changes = {"total_epochs": 9, "early_stopping.patience": 2, "early_stopping.min_delta": 10.0}
+    train_and_evaluate(tiny.config(**changes), tmp_path)
+    assert len(rows(tmp_path)) == 3
+    found = summary(tmp_path)
+    assert found["stop_reason"] == "early stopping"
+    assert found["evaluated_step"] == 9
+    assert found["validation"]["loss"] == rows(tmp_path)[0]["validation_loss"]
+
+
+def test_total_steps_takes_precedence_and_may_end_within_an_epoch(tmp_path):
+    config = tiny.config(total_steps=12, **{"early_stopping.restore_best": False})
+    state = train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 12
+    assert summary(tmp_path)["steps"] == 12
+    assert summary(tmp_path)["epochs"] == pytest.approx(12 / 9)
+    assert [row["train_examples"] for row in rows(tmp_path)] == [9 * 16, 3 * 16]
+
+
+def test_the_pipelines_and_several_steps_a_dispatch_train_alike(tmp_path):
+    train_and_evaluate(tiny.config(), tmp_path / "host")
+    changes = {"data.pipeline": "resident"}
+    train_and_evaluate(tiny.config(**changes), tmp_path / "resident")
+    metrics = [(tmp_path / kind / "metrics.jsonl").read_bytes() for kind in ("host", "resident")]
+    assert metrics[0] == metrics[1]
+    train_and_evaluate(tiny.config(**changes, steps_per_dispatch=4), tmp_path / "scan")
+    for one, other in zip(rows(tmp_path / "host"), rows(tmp_path / "scan"), strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    config = tiny.config(total_epochs=6, optimizer=dict(name="sgd", learning_rate=0.05))
+    train_and_evaluate(config, tmp_path)
+    good = {path.name for path in (tmp_path / "checkpoints" / "latest").iterdir()}
+    config.total_epochs = 7
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["optimizer"]["learning_rate"] = 1e30
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(RunError, match="training loss is .*last good checkpoint is kept"):
+        train_and_evaluate(config, tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints" / "latest").iterdir()} == good
+    assert len(rows(tmp_path)) == 6
+
+
+def test_init_from_starts_with_an_earlier_runs_best_and_drops_a_head_that_does_not_fit(
+    tmp_path, monkeypatch
+):
+    first = tmp_path / "first"
+    train_and_evaluate(tiny.config(), first)
+    best, _ = read_best(first)
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(classes=6, train=240))
+    config = tiny.config(init_from=str(first), param_groups=(("stage[12]", "frozen"),))
+    state = train_and_evaluate(config, tmp_path / "second")
+    for path, value in {**state.params, **state.batch_stats}.items():
+        if path.startswith("stage"):
+            np.testing.assert_array_equal(value, {**best["params"], **best["batch_stats"]}[path])
+    assert state.params["head/bias"].shape == (6,)
+    assert summary(tmp_path / "second")["parameters"]["frozen"] > 0
+
+
+def test_bad_input_is_refused_before_anything_is_written(tmp_path):
+    for changes, message in [
+        ({"batch_size": 20}, "does not divide over 8 devices"),
+        ({"batch_size": 160}, "larger than the 144 training images"),
+        ({"model": dict(name="vgg61")}, "unknown model 'vgg61'; did you mean 'vgg16'"),
+        ({"model": dict(name="tiny", width=3)}, "model 'tiny' takes no 'width'"),
+        ({"optimizer": dict(name="sgdd", learning_rate=0.1)}, "unknown optimizer 'sgdd'"),
+        ({"schedule": dict(name="cosin")}, "did you mean 'cosine'"),
+        ({"augment": (dict(name="cutout", sise=3),)}, "did you mean 'size'"),
+        ({"param_groups": (("stage9", "frozen"),)}, "no parameter matches 'stage9'"),
+        ({"l2.coefficient": 1.0, "l2.pattern": "nothing"}, "no parameter matches 'nothing'"),
+        ({"init_from": str(tmp_path)}, "is no workdir of a run"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train_and_evaluate(tiny.config(**changes), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    train_and_evaluate(tiny.config(total_steps=1), tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["optimizer"] = {"name": "adam", "learning_rate": 0.1}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    config = tiny.config(total_steps=2, optimizer=dict(name="adam", learning_rate=0.1))
+    with pytest.raises(UserError, match="another model or optimizer"):
+        train_and_evaluate(config, tmp_path)

@@ -1,0 +1,81 @@
+"""A network and a dataset so small that a whole run takes a second."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout
+
+from flaxcifar.config import default_config
+from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.models import MODELS
+
+CLASSES = 4
+
+
+class Stage(nnx.Module):
+    def __init__(self, features_in, features, dtype, axis_name, rngs):
+        self.conv = Conv(features_in, features, (3, 3), strides=2, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        self.dropout = Dropout(0.2, salt=features)
+
+    def __call__(self, x, seeds):
+        return self.dropout(nnx.relu(self.norm(self.conv(x))), seeds)
+
+
+class Tiny(nnx.Module):
+    def __init__(self, classes, dtype, axis_name, rngs):
+        self.stage1 = Stage(3, 8, dtype, axis_name, rngs)
+        self.stage2 = Stage(8, 16, dtype, axis_name, rngs)
+        self.head = nnx.Linear(16, classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, seeds=None):
+        x = self.stage2(self.stage1(x, seeds), seeds)
+        return self.head(jnp.mean(x, axis=(1, 2))).astype(jnp.float32)
+
+
+@MODELS.register
+def tiny(num_classes, image_shape, dtype, axis_name, rngs):
+    """Two strided convolutions."""
+    return Tiny(num_classes, dtype, axis_name, rngs)
+
+
+def dataset(train=192, test=50, classes=CLASSES, seed=0):
+    """Images 8 x 8 whose class is the colour of a square; coarse classes are pairs."""
+
+    def split(count, seed):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(count, dtype=np.int32) % classes
+        images = rng.integers(0, 120, (count, 8, 8, 3), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2:6, 2:6, label % 3] += np.uint8(100 + 30 * (label // 3))
+        return Split(images, labels)
+
+    return Dataset(
+        name="tiny",
+        train=split(train, seed),
+        test=split(test, seed + 1),
+        class_names=tuple(f"class {n}" for n in range(classes)),
+        superclass_of=np.arange(classes, dtype=np.int32) // 2,
+        superclass_names=tuple(f"group {n}" for n in range((classes + 1) // 2)),
+        fingerprint=f"tiny-{train}-{classes}-{seed}",
+    )
+
+
+def config(**changes):
+    """A run of 2 epochs of 9 steps of 16 images; `changes` as {"dotted.key": value}."""
+    c = default_config()
+    c.model = dict(name="tiny")
+    c.data.name = "tiny"
+    c.data.validation_percent = 25.0
+    c.augment = (dict(name="horizontal_flip"), dict(name="pad_crop", padding=1))
+    c.batch_size = 16
+    c.eval_batch_size = 32
+    c.total_epochs = 2
+    c.optimizer = dict(name="sgd", learning_rate=0.05, momentum=0.9)
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        section = c
+        for parent in parents:
+            section = section[parent]
+        section[leaf] = value
+    return c
