@@ -1,11 +1,12 @@
 """The files of a run, apart from its checkpoints; each is replaced whole or not at all."""
 
 import datetime
+import itertools
 import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,15 @@ from flaxcifar.errors import UserError
 
 
 def fresh_workdir(name: str) -> Path:
-    """Returns a new directory under `runs/`, named after the time and `name`."""
+    """Returns a path under `runs/` that does not exist, named after the time and `name`."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        workdir = Path("runs") / f"{stamp}-{name}{suffix}"
-        try:
-            workdir.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot make {workdir}: {error.strerror}; name a --workdir") from None
-        return workdir
-    raise UserError("cannot find a free name under runs/; name a --workdir")
+    candidates = (Path("runs") / f"{stamp}-{name}{suffix}" for suffix in _suffixes())
+    return next(path for path in candidates if not path.exists())
+
+
+def _suffixes() -> Iterator[str]:
+    yield ""
+    yield from (f"-{n}" for n in itertools.count(2))
 
 
 def prepare(workdir: Path) -> None:

@@ -49,8 +49,12 @@ def test_tensorboard_has_the_scalars(tmp_path):
 
 def test_fresh_workdirs_never_collide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {fresh_workdir("vgg-cifar10") for _ in range(4)}
-    assert len(names) == 4
+    names = []
+    for _ in range(4):
+        names.append(fresh_workdir("vgg-cifar10"))
+        assert not names[-1].exists()
+        prepare(names[-1])
+    assert len(set(names)) == 4
     assert all(name.parts[0] == "runs" and "vgg-cifar10" in name.name for name in names)
 
 

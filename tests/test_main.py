@@ -1,0 +1,131 @@
+"""The commands as a user types them, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+CONFIG = """
+from flaxcifar.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.name = "folder"
+    config.data.dir = {images!r}
+    config.data.image_size = 8
+    config.data.pipeline = "resident"
+    config.data.cache_dir = {cache!r}
+    config.batch_size = 16
+    config.eval_batch_size = 16
+    config.total_epochs = 2
+    config.model = dict(name="crcv")
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of 2 x 40 images and a config that trains on it."""
+    place = tmp_path_factory.mktemp("place")
+    rng = np.random.default_rng(0)
+    for label, colour in (("blue", 2), ("red", 0)):
+        (place / "images" / label).mkdir(parents=True)
+        for n in range(40):
+            image = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8)
+            image[..., colour] += 120
+            Image.fromarray(image).save(place / "images" / label / f"{n}.png")
+    text = CONFIG.format(images=str(place / "images"), cache=str(place / "cache"))
+    (place / "config.py").write_text(text)
+    return place
+
+
+def run(place, module, *args, code=0, without=()):
+    """Runs a command where `without` cannot be imported; returns its output and its errors."""
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without)
+    start = f"import sys; {blocked}import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    done = subprocess.run(
+        [sys.executable, "-c", start, *map(str, args)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.xdist_group("main")
+def test_a_run_without_tensorflow_its_evaluation_and_its_resumption(place):
+    main = ("flaxcifar.main", "--config", place / "config.py", "--workdir", place / "run")
+    blocked = ("tensorflow", "tensorflow_datasets")
+    out, err = run(place, *main, without=blocked)
+    assert "test" in out and "workdir:" in out and "Traceback" not in err
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    assert summary["test"]["examples"] == 16 and summary["devices"] == ["cpu", "cpu"]
+
+    out, _ = run(place, "flaxcifar.evaluate", "--workdir", place / "run", without=blocked)
+    assert f"{100 * summary['test']['accuracy']:.2f} %" in out
+
+    out, _ = run(place, *main)
+    assert "nothing to do" in out
+    out, _ = run(place, *main, "--config.total_epochs=3")
+    assert "resumed after epoch 2" in out and "epoch 3/3" in out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.optimizr.name=sgd", "did you mean 'optimizer'"),
+        ("--config.batch_size=many", "batch_size is 'many', not an integer"),
+        ("--config.total_epochs=0", "total_epochs is 0; it must be at least 1"),
+        ("--confg.seed=1", "unknown argument"),
+    ],
+)
+def test_a_bad_config_is_one_line_before_jax_is_imported(place, override, message):
+    args = ("--config", place / "config.py", override)
+    blocked = ("jax", "flax", "tensorflow")
+    out, err = run(place, "flaxcifar.main", *args, code=2, without=blocked)
+    assert message in err and err.count("\n") == 1 and not out
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.model.name=vgg61", "did you mean 'vgg16'"),
+        ("--config.optimizer.name=sdg", "did you mean 'sgd'"),
+        ("--config.batch_size=15", "does not divide over 2 devices"),
+        ("--config.data.dir=nowhere", "nowhere"),
+    ],
+)
+def test_a_bad_name_is_one_line_and_leaves_nothing_behind(place, override, message):
+    args = ("--config", place / "config.py", override)
+    _, err = run(place, "flaxcifar.main", *args, code=2)
+    assert message in err and err.count("\n") == 1
+    assert not (place / "runs").exists()
+
+
+def test_an_unreadable_image_is_named(place, tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for n in range(5):
+            Image.new("RGB", (8, 8)).save(tmp_path / label / f"{n}.png")
+    (tmp_path / "a" / "broken.png").write_bytes(b"no image")
+    args = ("--config", place / "config.py", f"--config.data.dir={tmp_path}")
+    _, err = run(place, "flaxcifar.main", *args, code=2)
+    assert "broken.png" in err and err.count("\n") == 1
+
+
+def test_evaluating_what_is_no_run(place):
+    _, err = run(place, "flaxcifar.evaluate", "--workdir", place, code=2)
+    assert "is no workdir of a run" in err and err.count("\n") == 1
