@@ -10,7 +10,7 @@ def get_config():
     config = default_config()
     config.data.name = "synthetic"
     config.data.pipeline = "resident"
-    config.total_epochs = 4
+    config.total_epochs = 2
     config.optimizer = dict(name="sgd", learning_rate=0.1, momentum=0.9, nesterov=True)
     config.schedule = dict(name="cosine", warmup_percent=10)
     return config

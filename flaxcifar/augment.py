@@ -172,9 +172,8 @@ def transform(
         rows, columns = cosine * rows + sine * columns, cosine * columns - sine * rows
     rows = jnp.clip(rows + (height - 1) / 2, 0, height - 1)
     columns = jnp.clip(columns + (width - 1) / 2, 0, width - 1)
-    # At the last row or column the neighbour beyond has weight 0: take the two before instead.
-    top = jnp.clip(jnp.floor(rows), 0, max(height - 2, 0)).astype(jnp.int32)
-    left = jnp.clip(jnp.floor(columns), 0, max(width - 2, 0)).astype(jnp.int32)
+    # Beyond the last row or column lies another pixel; its share is 0.
+    top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
     down_share, right_share = (rows - top)[..., None], (columns - left)[..., None]
     above, below = (
         start + right_share * (_take(images, row, left + 1) - start)

@@ -111,7 +111,8 @@ def build(config: Any) -> Experiment:
     remarks = []
     for key in ("batch_size", "eval_batch_size"):
         per_device(config[key], key)
-    augment = make_augment(config.augment)
+    size = config.data.image_size
+    augment = make_augment(config.augment, (size, size, 3))
     plateau = make_plateau(config.schedule)
     patience = config.early_stopping.patience
     if plateau is not None and 0 < patience <= plateau.patience:

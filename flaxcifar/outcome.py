@@ -24,7 +24,8 @@ from flaxcifar.workdir import read_json, write_json
 def introduce(experiment: Experiment, ledger: Ledger, workdir: Path) -> None:
     """Prints what is about to be trained, on what, and where it goes."""
     config, dataset, recipe = experiment.config, experiment.dataset, experiment.recipe
-    table, _ = model_summary(recipe.network, dataset.train.images.shape[1:], recipe.frozen)
+    shape = dataset.train.images.shape[1:]
+    table, totals = model_summary(recipe.network, shape, recipe.frozen)
     console.show(table)
     devices = jax.devices()
     console.say(
@@ -37,6 +38,13 @@ def introduce(experiment: Experiment, ledger: Ledger, workdir: Path) -> None:
         f"{per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an epoch, "
         f"{experiment.total_steps:,} in all; {config.precision}"
     )
+    if recipe.frozen:
+        flops = "training_flops_per_image"
+        share = totals[flops] / model_summary(recipe.network, shape)[1][flops]
+        console.say(
+            f"frozen: {totals['frozen']:,} of {totals['frozen'] + totals['trained']:,} parameters; "
+            f"a step takes {100 * share:.0f} % of the operations that training them all would"
+        )
     for remark in experiment.remarks:
         console.say(remark)
     if ledger.epoch:

@@ -228,15 +228,12 @@ class Plateau:
         """
         state = self
         if self.cooldown_left:
-            state = dataclasses.replace(state, cooldown_left=self.cooldown_left - 1, wait=0)
+            state = dataclasses.replace(state, cooldown_left=self.cooldown_left - 1)
         if state._improves(value, mode):
             return dataclasses.replace(state, best=float(value), wait=0)
         if state.cooldown_left:
             return state
         if state.wait + 1 < self.patience:
-            return dataclasses.replace(state, wait=state.wait + 1)
-        # Like Keras: a scale at its minimum already is not lowered and starts no cooldown.
-        if state.scale <= self.min_scale:
             return dataclasses.replace(state, wait=state.wait + 1)
         scale = max(state.scale * self.factor, self.min_scale)
         return dataclasses.replace(state, scale=scale, wait=0, cooldown_left=self.cooldown)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -59,6 +59,8 @@ def layer_rows(
         for path, module in modules.items():
             if any(len(other) > len(path) and other[: len(path)] == path for other in modules):
                 continue
+            if getattr(module, "rate", None) == 0:
+                continue
             above = ["/".join(map(str, path[:n])) for n in range(len(path) + 1)]
             call = recorded(above[-1], module, not blocks.isdisjoint(above))
             # On the instance's parent: a call of the instance would be looked up on its type.
@@ -81,7 +83,8 @@ def model_summary(
 
     Returns:
       A renderable of rich, and a dict with `total` (parameters and statistics), `trained`, `frozen`
-      (parameters), `statistics` and `flops_per_image` (forward).
+      (parameters), `statistics`, `flops_per_image` (forward) and `training_flops_per_image`
+      (forward, and backward as far as it is computed).
     """
     rows = layer_rows(network, image_shape, frozen)
     params, batch_stats = network.abstract()
@@ -92,6 +95,7 @@ def model_summary(
         "frozen": sum(size for path, size in sizes.items() if path in frozen),
         "statistics": sum(math.prod(value.shape) for value in batch_stats.values()),
         "flops_per_image": sum(row.flops for row in rows),
+        "training_flops_per_image": _training_flops(rows, frozen),
     }
     table = Table(title="Model", show_footer=True)
     table.add_column("layer", f"{len(rows)} layers")
@@ -110,6 +114,18 @@ def model_summary(
             _state(row, sizes, frozen),
         )
     return table, totals
+
+
+def _training_flops(rows: Sequence[Row], frozen: Collection[str]) -> int:
+    """Counts each layer forward, for its kernel's gradient, and for its input's where one below it
+    trains: each of the three is as many operations."""
+    total, below = 0, False
+    for row in rows:
+        trains = row.flops > 0 and f"{row.path}/kernel" not in frozen
+        total += row.flops * (1 + trains + below)
+        # What has no FLOPs here, a BatchNorm say, may train, too.
+        below = below or (row.parameters > 0 and not row.frozen)
+    return total
 
 
 def _state(row: Row, sizes: Collection[str], frozen: Collection[str]) -> str:

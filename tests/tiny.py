@@ -66,6 +66,7 @@ def config(**changes):
     c = default_config()
     c.model = dict(name="tiny")
     c.data.name = "tiny"
+    c.data.image_size = 8
     c.data.validation_percent = 25.0
     c.augment = (dict(name="horizontal_flip"), dict(name="pad_crop", padding=1))
     c.batch_size = 16

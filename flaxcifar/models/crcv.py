@@ -12,7 +12,7 @@ from flaxcifar.models.layers import BatchNorm, Conv, Dropout, make_head, max_poo
 
 # For each stage the filters of its convolutions; a pool follows every stage but the last.
 SIZES = {
-    "slim": ((32,), (64,), (128, 128), (256,)),
+    "slim": ((24,), (48,), (96, 96), (192,)),
     "heavy": ((64, 64), (128, 128), (256, 256), (512, 512)),
 }
 

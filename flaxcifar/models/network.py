@@ -77,9 +77,7 @@ class Network:
         return logits, _split(model)[2]
 
 
-def frozen_modules(
-    model: nnx.Module, frozen: Collection[str]
-) -> Iterator[tuple[str, nnx.Module]]:
+def frozen_modules(model: nnx.Module, frozen: Collection[str]) -> Iterator[tuple[str, nnx.Module]]:
     """Yields (path, module) for the modules that have parameters, all of them in `frozen`."""
     paths = list(_split(model)[1])
     for parts, module in nnx.iter_modules(model):
@@ -95,7 +93,10 @@ def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays, Arrays]:
 
 
 def _flat(state: nnx.State) -> Arrays:
-    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+    return {
+        "/".join(map(str, path)): variable.get_value()
+        for path, variable in nnx.to_flat_state(state)
+    }
 
 
 def _nested(arrays: Arrays) -> nnx.State:

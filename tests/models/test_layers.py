@@ -1,0 +1,157 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from flaxcifar.errors import UserError
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Linear, make_head, max_pool
+
+
+def rngs():
+    return nnx.Rngs(0)
+
+
+def test_kernels_start_glorot_uniform_and_biases_at_zero():
+    conv = Conv(16, 64, (3, 3), rngs=rngs())
+    bound = np.sqrt(6 / (9 * (16 + 64)))
+    kernel = np.asarray(conv.kernel[...])
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
+    assert stats.kstest(kernel.ravel(), "uniform", (-bound, 2 * bound)).pvalue > 1e-3
+    linear = Linear(100, 200, rngs=rngs())
+    assert 0.99 < np.abs(linear.kernel[...]).max() / np.sqrt(6 / 300) <= 1
+    assert not np.any(conv.bias[...]) and not np.any(linear.bias[...])
+
+
+def reference_batch_norm(x, mean, var, scale, bias):
+    """Keras' epsilon and momentum, in float64."""
+    x = x.astype(np.float64)
+    axes = tuple(range(x.ndim - 1))
+    m, v = x.mean(axes), x.var(axes)
+    y = (x - m) / np.sqrt(v + 1e-3) * scale + bias
+    evaluated = (x - mean) / np.sqrt(var + 1e-3) * scale + bias
+    return y, 0.99 * mean + 0.01 * m, 0.99 * var + 0.01 * v, evaluated
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 4, 6), (64, 6)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_batch_norm_equals_float64(shape, dtype):
+    rng = np.random.default_rng(0)
+    layer = BatchNorm(6, dtype=dtype, axis_name=None, rngs=rngs())
+    values = {name: rng.uniform(0.5, 2, 6).astype(np.float32) for name in ("mean", "var", "scale")}
+    values["bias"] = rng.normal(size=6).astype(np.float32)
+    for name, value in values.items():
+        getattr(layer, name)[...] = value
+    x = jnp.asarray(rng.normal(1, 3, shape), dtype)
+    y, mean, var, evaluated = reference_batch_norm(np.asarray(x, np.float64), **values)
+    layer.eval()
+    tolerance = dict(rtol=1e-4, atol=1e-4) if dtype == jnp.float32 else dict(rtol=8e-3, atol=8e-3)
+    np.testing.assert_allclose(np.asarray(layer(x), np.float64), evaluated, **tolerance)
+    assert np.array_equal(layer.mean[...], values["mean"])
+    layer.train()
+    output = layer(x)
+    assert output.dtype == dtype
+    np.testing.assert_allclose(np.asarray(output, np.float64), y, **tolerance)
+    # The statistics are as exact under bfloat16.
+    assert layer.mean[...].dtype == layer.var[...].dtype == jnp.float32
+    np.testing.assert_allclose(layer.mean[...], mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.var[...], var, rtol=1e-5)
+
+
+def test_the_head_computes_in_float32():
+    head = make_head(8, 3, rngs())
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.bfloat16)
+    expected = np.asarray(x, np.float64) @ np.asarray(head.kernel[...], np.float64)
+    assert head(x).dtype == jnp.float32
+    np.testing.assert_allclose(head(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def kept(rate, seeds, shape, salt=0):
+    x = jnp.ones((len(seeds), *shape))
+    return np.asarray(Dropout(rate, salt=salt)(x, jnp.asarray(seeds, jnp.uint32))) > 0
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
+def test_dropout_drops_its_share_of_every_example_and_every_element(rate):
+    mask = kept(rate, np.arange(4000), (16, 16))
+    n = mask.size
+    assert abs(mask.mean() - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / n)
+    for counts, trials in ((mask.sum((1, 2)), 256), (mask.sum(0).ravel(), 4000)):
+        z = (counts - trials * (1 - rate)) / np.sqrt(trials * rate * (1 - rate))
+        # Chi-square of independent binomial counts, two-sided.
+        p = stats.chi2.cdf(np.sum(z**2), len(z))
+        assert 1e-3 < p < 1 - 1e-3
+
+
+def correlation(a, b):
+    """Of two boolean arrays, in standard deviations of independent ones."""
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1] * np.sqrt(a.size)
+
+
+def test_dropout_masks_are_independent():
+    seeds = np.arange(2000)
+    mask = kept(0.4, seeds, (8, 8, 16))
+    pairs = {
+        "neighbouring examples": (mask[1:], mask[:-1]),
+        "salts": (mask, kept(0.4, seeds, (8, 8, 16), salt=1)),
+        "distant seeds": (mask, kept(0.4, seeds + 2**20, (8, 8, 16))),
+        "a seed that equals a salt": (kept(0.4, [5], (10**5,), 7), kept(0.4, [7], (10**5,), 5)),
+        "channels": (mask[..., 1:], mask[..., :-1]),
+        "rows": (mask[:, 1:], mask[:, :-1]),
+        "columns": (mask[:, :, 1:], mask[:, :, :-1]),
+        "blocks of 64": (mask.reshape(2000, 16, 64)[:, 1:], mask.reshape(2000, 16, 64)[:, :-1]),
+    }
+    for name, (a, b) in pairs.items():
+        assert abs(correlation(a, b)) < 4, name
+
+
+@settings(deadline=None, max_examples=20)
+@given(order=st.permutations(range(8)))
+def test_an_example_has_its_mask_wherever_it_stands(order):
+    seeds = np.array([7, 7 + 2**31, 1, 2, 3, 4, 5, 6], np.uint32)
+    assert np.array_equal(kept(0.5, seeds[order], (5, 3)), kept(0.5, seeds, (5, 3))[order])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dropout_scales_what_it_keeps(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 32)), dtype)
+    layer = Dropout(0.3, salt=0)
+    y = layer(x, jnp.arange(8, dtype=jnp.uint32))
+    assert y.dtype == dtype
+    expected = (x.astype(jnp.float32) / 0.7).astype(dtype)
+    np.testing.assert_array_equal(y[y != 0], expected[y != 0])
+    assert 0.6 < np.mean(np.asarray(y != 0)) < 0.8
+    layer.deterministic = True
+    assert layer(x, None) is x
+
+
+def test_dropout_rate_zero_is_the_identity_and_wrong_rates_are_refused():
+    x = jnp.ones((2, 3))
+    assert Dropout(0.0, salt=0)(x, None) is x
+    for rate in (1.0, -0.1, float("nan")):
+        with pytest.raises(UserError, match="rate"):
+            Dropout(rate, salt=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
+def test_max_pool_and_its_gradient_equal_the_reduction(shape):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.permutation(np.prod(shape)).reshape(shape), jnp.float32)
+
+    def reference(x):
+        return nnx.max_pool(x, (2, 2), (2, 2))
+
+    y = reference(x)
+    assert np.array_equal(max_pool(x), y)
+    g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+    ours, theirs = (jax.vjp(pool, x)[1](g)[0] for pool in (max_pool, reference))
+    np.testing.assert_allclose(ours, theirs)
+
+
+def test_max_pool_shares_the_gradient_of_a_tie():
+    x = jnp.zeros((1, 2, 2, 1))
+    grad = jax.grad(lambda x: max_pool(x).sum())(x)
+    np.testing.assert_allclose(grad, np.full((1, 2, 2, 1), 0.25))

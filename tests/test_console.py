@@ -1,0 +1,75 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from flaxcifar import console
+from flaxcifar.console import TrainingProgress, clock_time, percent, results_table
+
+VALUES = {"loss": 1.25, "accuracy": 0.5, "top5_accuracy": 0.75, "examples": 1234}
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A function that makes the console write to a string, as a terminal or not."""
+
+    def use(terminal):
+        fake = Console(file=io.StringIO(), force_terminal=terminal, width=160, highlight=False)
+        monkeypatch.setattr(console, "console", fake)
+        return fake.file
+
+    return use
+
+
+def test_plain_lines_where_output_is_no_terminal(screen, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    out = screen(terminal=False)
+    with TrainingProgress(total_steps=100, total_epochs=4, interval=30.0) as progress:
+        assert not progress.due()
+        now[0] = 31.0
+        assert progress.due()
+        progress.update(10, 1, VALUES, 1000.0)
+        assert not progress.due()
+        now[0] = 51.0
+        progress.update(20, 1, VALUES, 1000.0)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "epoch 1/4  step 10/100  loss 1.250  accuracy 50.00 %  1,000 img/s"
+    # 20 s for 10 steps leaves 160 s for the other 80.
+    assert lines[1].endswith("0:02:40 left")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_bar_on_a_terminal(screen):
+    out = screen(terminal=True)
+    with TrainingProgress(total_steps=100, total_epochs=4) as progress:
+        progress.update(50, 2, VALUES, 1000.0)
+    text = out.getvalue()
+    assert "epoch 2/4" in text and "50/100" in text and "1,000 img/s" in text
+    assert "step 50/100" not in text
+
+
+def test_an_epochs_line_marks_the_best(screen):
+    row = {"epoch": 3, "step": 30, "learning_rate": 0.05, "train_loss": 1.0, "train_accuracy": 0.6}
+    row |= {"validation_loss": 1.1, "validation_accuracy": 0.55}
+    out = screen(terminal=False)
+    with TrainingProgress(total_steps=100, total_epochs=4) as progress:
+        progress.epoch(row, 900.0, 65.0, best=True)
+        progress.epoch(row, 900.0, 65.0, best=False)
+    best, other = out.getvalue().splitlines()
+    assert "accuracy 55.00 % *" in best and "*" not in other
+    assert best.endswith("lr 0.05  900 img/s  0:01:05")
+
+
+def test_the_table_has_superclasses_only_where_there_are_some(screen):
+    out = screen(terminal=False)
+    console.show(results_table("title", {"validation": None, "test": VALUES}))
+    assert "1,234" in out.getvalue() and "50.00 %" in out.getvalue()
+    assert "superclass" not in out.getvalue() and "validation" not in out.getvalue()
+    console.show(results_table("title", {"test": VALUES | {"coarse_accuracy": 0.9}}))
+    assert "superclass" in out.getvalue() and "90.00 %" in out.getvalue()
+
+
+def test_figures():
+    assert clock_time(3723.4) == "1:02:03"
+    assert percent(0.123) == "12.30 %"
