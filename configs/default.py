@@ -1,4 +1,4 @@
-"""Every knob at its default; flaxcifar/config.py says what each one means."""
+"""Every knob at its default; flaxcifar/config/defaults.py says what each one means."""
 
 from flaxcifar.config import default_config
 

@@ -19,8 +19,8 @@ Rate = Callable[[float], optax.Schedule]
 
 # They need more than gradients, take no schedule, or evaluate other parameters than they train.
 _UNSUITED = frozenset(
-    "cocob dadapt_adamw dog dowg dpsgd lbfgs momo momo_adam noisy_sgd optimistic_adam prodigy rprop "
-    "schedule_free schedule_free_adamw schedule_free_sgd sm3 sophia".split()
+    "cocob dadapt_adamw dog dowg dpsgd lbfgs momo momo_adam noisy_sgd optimistic_adam prodigy "
+    "rprop schedule_free schedule_free_adamw schedule_free_sgd sm3 sophia".split()
 )
 
 

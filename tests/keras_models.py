@@ -52,7 +52,7 @@ def resnet(classes, widths=(128, 256, 512, 1024), dropout=0.5):
     def norm(x, path):
         return layers.BatchNormalization(name=path)(x)
 
-    images = Input((32, 32, 3))
+    images = Input((None, None, 3))
     x = layers.ReLU()(norm(conv(images, "stem.conv", widths[0], 3), "stem.norm"))
     x = layers.Dropout(dropout)(x)
     for stage, features in enumerate(widths, 1):
@@ -70,7 +70,7 @@ def resnet(classes, widths=(128, 256, 512, 1024), dropout=0.5):
 def crcv(classes, stages, dropout=0.1):
     from keras import Input, Model, layers
 
-    x = images = Input((32, 32, 3))
+    x = images = Input((None, None, 3))
     for stage, widths in enumerate(stages, 1):
         for n, features in enumerate(widths, 1):
             x = layers.Conv2D(features, 3, padding="same", name=f"stage{stage}.conv{n}")(x)

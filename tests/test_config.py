@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from flaxcifar import config as config_lib
-from flaxcifar.config import check, default_config, from_json, load, resolve_durations, to_json
+from flaxcifar.config import (
+    check,
+    default_config,
+    defaults,
+    from_json,
+    load,
+    resolve_durations,
+    to_json,
+)
 from flaxcifar.errors import UserError
 
 PLAIN = "from flaxcifar.config import default_config\ndef get_config():\n    c = default_config()\n"
@@ -484,7 +491,7 @@ def test_neither_jax_nor_tensorflow_is_imported(tmp_path, bad):
 
 
 def test_every_knob_has_a_comment():
-    lines = Path(config_lib.__file__).read_text(encoding="utf-8").split("\n")
+    lines = Path(defaults.__file__).read_text(encoding="utf-8").split("\n")
     knobs = [
         i
         for i, line in enumerate(lines)

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flaxcifar.models.layers import BatchNorm, Conv, Dropout
 
 from flaxcifar.config import default_config
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.models import MODELS
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout
 
 CLASSES = 4
 

@@ -1,0 +1,11 @@
+"""Configs: every knob with its default, and the checks that one passes before anything is computed.
+
+Nothing here imports JAX or TensorFlow: a mistake in a config is reported at once.
+"""
+
+from flaxcifar.config.check import check
+from flaxcifar.config.defaults import default_config, from_json, to_json
+from flaxcifar.config.durations import resolve_durations
+from flaxcifar.config.load import load
+
+__all__ = ["check", "default_config", "from_json", "load", "resolve_durations", "to_json"]

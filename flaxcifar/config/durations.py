@@ -1,0 +1,35 @@
+"""Durations in epochs, steps or percent of a run."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flaxcifar.config.check import same_type
+from flaxcifar.errors import UserError
+
+
+def resolve_durations(spec: Mapping, steps_per_epoch: int, total_steps: int) -> dict:
+    """Returns `spec` with every `<stem>_epochs` and `<stem>_percent` as integer `<stem>_steps`.
+
+    A percent is one of `total_steps`; fractions are rounded to the nearest step. A tuple of
+    durations becomes a tuple. Raises UserError for a value that is no duration and for one stem in
+    two units.
+    """
+    units = {"steps": 1.0, "epochs": float(steps_per_epoch), "percent": total_steps / 100}
+    result: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for key, value in spec.items():
+        stem, _, unit = key.rpartition("_")
+        if not stem or unit not in units:
+            result[key] = value
+            continue
+        if stem in sources:
+            raise UserError(f"{sources[stem]} and {key} are the same duration: give one of them")
+        sources[stem] = key
+        many = isinstance(value, tuple | list)
+        for duration in value if many else [value]:
+            if not same_type(duration, 0.0) or not math.isfinite(duration) or duration < 0:
+                raise UserError(f"{key} is {value!r}; a duration is a number of {unit}, 0 or more")
+        steps = tuple(round(duration * units[unit]) for duration in (value if many else [value]))
+        result[f"{stem}_steps"] = steps if many else steps[0]
+    return result
