@@ -91,6 +91,7 @@ class TrainingProgress:
 
     def epoch(self, row: Mapping[str, Any], rate: float, seconds: float, best: bool) -> None:
         """Prints one finished epoch."""
+        self._bar.update(self._task, completed=row["step"])
         parts = [
             f"epoch {row['epoch']}/{self._total_epochs}",
             f"train loss {row['train_loss']:.4f} accuracy {percent(row['train_accuracy'])}",
