@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flaxcifar import data
+from flaxcifar import data, ops
 from flaxcifar.augment import make_augment
 from flaxcifar.checkpoint import describe_difference, read_best
 from flaxcifar.data.dataset import Dataset
@@ -64,7 +64,12 @@ class Experiment:
 
 
 def make_network(config: Any, dataset: Dataset) -> tuple[Network, Arrays, Arrays]:
-    """Returns the config's model for this dataset: its functions, parameters and statistics."""
+    """Returns the config's model for this dataset: its functions, parameters and statistics.
+
+    It is traced with the convolution that the config chooses, which is tried on this machine first.
+    """
+    ops.use(config.ops.convolution)
+    ops.self_test(config.precision)
     shape = dataset.train.images.shape[1:]
     dtype = jnp.dtype(config.precision)
     classes = len(dataset.class_names)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcifar import __version__, console
+from flaxcifar import __version__, console, ops
 from flaxcifar.checkpoint import Checkpoints
 from flaxcifar.config import to_json
 from flaxcifar.evaluate import Evaluate
@@ -36,7 +36,7 @@ def introduce(experiment: Experiment, ledger: Ledger, workdir: Path) -> None:
     console.say(
         f"{len(devices)} x {devices[0].device_kind}: batch {config.batch_size}, "
         f"{per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an epoch, "
-        f"{experiment.total_steps:,} in all; {config.precision}"
+        f"{experiment.total_steps:,} in all; {config.precision}, convolutions by {ops.chosen()}"
     )
     if recipe.frozen:
         flops = "training_flops_per_image"
@@ -105,6 +105,7 @@ def conclude(
             "fingerprint": dataset.fingerprint,
         },
         "devices": [device.device_kind for device in jax.devices()],
+        "convolution": ops.chosen(),
         "versions": versions(),
         "validation": {
             name.removeprefix("validation_"): value

@@ -25,6 +25,7 @@ _RULES = {
     "total_epochs": (lambda v: v >= 1, "at least 1"),
     "total_steps": (lambda v: v >= 0, "0 (total_epochs counts) or more"),
     "steps_per_dispatch": (lambda v: v >= 0, "0 (automatic) or more"),
+    "ops.convolution": ("auto", "onednn", "jax", "xla"),
     "gradient_clip": (lambda v: v >= 0, "0 (none) or more"),
     "accumulation_steps": (lambda v: v >= 1, "at least 1"),
     "ema_decay": (lambda v: 0 <= v < 1, "at least 0 (none) and below 1"),

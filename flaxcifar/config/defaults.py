@@ -53,6 +53,11 @@ def default_config() -> ConfigDict:
     # Steps that one dispatch runs on the device; 0 = as the platform likes best.
     c.steps_per_dispatch = 0
 
+    c.ops = ConfigDict()
+    # Convolutions on a CPU: "onednn" (compiled code, extra `cpu`), "jax" (plain JAX on XLA's fast
+    # paths), "xla" (XLA's own) or "auto", the first of them that is there. Elsewhere it is XLA's.
+    c.ops.convolution = "auto"
+
     # An optimizer of optax (or of flaxcifar/optim.py) and its keywords.
     c.optimizer = ConfigDict({"name": "sgd", "learning_rate": 0.1, "momentum": 0.9})
     # How the learning rate changes: a function of flaxcifar/schedules.py and its keywords.

@@ -18,7 +18,10 @@ SIZES = {
 
 
 class Stage(nnx.Module):
-    """Convolutions with BatchNorm and ReLU, the first of which is pooled, then dropout."""
+    """Convolutions with BatchNorm and ReLU, then dropout.
+
+    The pool comes before the last BatchNorm, which then has a quarter of the work.
+    """
 
     def __init__(
         self,

@@ -12,11 +12,13 @@ from flax import nnx
 
 from flaxcifar import hashing
 from flaxcifar.errors import UserError
+from flaxcifar.ops import convolution
 
 _glorot_uniform = nnx.initializers.glorot_uniform()
 
-# The one place where the convolution is chosen: `conv_general_dilated=` would replace it.
-Conv = partial(nnx.Conv, padding="SAME", kernel_init=_glorot_uniform)
+Conv = partial(
+    nnx.Conv, padding="SAME", kernel_init=_glorot_uniform, conv_general_dilated=convolution
+)
 Linear = partial(nnx.Linear, kernel_init=_glorot_uniform)
 
 

@@ -170,22 +170,17 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
     text = str(jax.make_jaxpr(lambda p: network.apply(p, stats, images, seeds, train=True))(params))
     convolutions = [line for line in text.splitlines() if "conv_general_dilated[" in line]
     assert convolutions and all(":bf16[" in line for line in convolutions)
-    for train in (True, False):
-        logits, after = apply(network, params, stats, images, seeds, train=train)
-        exact, _ = apply(small(name)[0], params, stats, images, seeds, train=train)
-        assert {x.dtype for x in [logits, *params.values(), *after.values()]} == {
-            np.dtype(np.float32)
-        }
-        assert np.corrcoef(logits.ravel(), exact.ravel())[0, 1] > 0.97
-        # Not rounded to bfloat16 on the way.
-        assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
-        assert not np.array_equal(logits, exact)
+    logits, after = apply(network, params, stats, images, seeds)
+    exact, _ = apply(small(name)[0], params, stats, images, seeds)
+    assert {x.dtype for x in [logits, *params.values(), *after.values()]} == {np.dtype(np.float32)}
+    assert np.corrcoef(logits.ravel(), exact.ravel())[0, 1] > 0.97
+    # Not rounded to bfloat16 on the way.
+    assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
+    assert not np.array_equal(logits, exact)
 
 
-@pytest.mark.parametrize("wrapper", [parallel.pmap, parallel.shard_map])
-@pytest.mark.parametrize("name", ["vgg16", "crcv"])
-def test_any_number_of_devices_computes_the_same(name, wrapper):
-    network, params, stats = create(SMALL[name], axis_name=AXIS)
+def test_any_number_of_devices_computes_the_same():
+    network, params, stats = create(SMALL["crcv"], axis_name=AXIS)
     images, seeds = batch(16)
 
     def step(params, stats, batch):
@@ -199,7 +194,7 @@ def test_any_number_of_devices_computes_the_same(name, wrapper):
 
     results = []
     for devices in (1, 4):
-        run = wrapper(step, replicated=2, batch_axis=0, devices=jax.devices()[:devices])
+        run = parallel.pmap(step, replicated=2, batch_axis=0, devices=jax.devices()[:devices])
         arrays = parallel.replicate((params, stats), jax.devices()[:devices])
         results.append(jax.device_get(run(*arrays, (images, seeds))))
     (grads, after, logits), (grads4, after4, logits4) = results

@@ -1,0 +1,6 @@
+"""Operations that decide the speed of a model: its convolution."""
+
+from flaxcifar.ops.convolution import PATHS, available, chosen, convolution, missing, use
+from flaxcifar.ops.self_test import self_test
+
+__all__ = ["PATHS", "available", "chosen", "convolution", "missing", "self_test", "use"]

@@ -1,0 +1,111 @@
+"""Compiles `native/` for this machine: `python -m flaxcifar.ops.build`.
+
+The library is built at its first use (15 seconds, once), not at installation: it needs the compiler
+and the processor of the machine that runs it, `pip` would have to build it in an environment with a
+JAX of its own, and an installation without a compiler stays whole. It lies in the user's cache
+directory under a name that changes with its source, the compiler, the versions and the processor.
+
+oneDNN comes from PyPI's `onednn-cpu-gomp` (oneDNN 3.2, the last one built for GCC's OpenMP): the
+newer `onednn` packages need the SYCL runtime, half a gigabyte that a CPU has no use for.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import jax
+
+from flaxcifar.errors import UserError
+
+SOURCE = pathlib.Path(__file__).parent / "native"
+PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-w")
+
+
+def missing() -> str | None:
+    """Returns what this machine lacks to build and run the library and how to get it, or None."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return "it exists for Linux on x86-64 only"
+    if any(_location(package) is None for package in PACKAGES):
+        return 'it needs oneDNN: pip install "flaxcifar[cpu]", or pip install -e ".[cpu]"'
+    if not _path().exists() and _compiler() is None:
+        return "it needs a C++ compiler: apt-get install g++ (or set CXX)"
+    return None
+
+
+def library() -> pathlib.Path:
+    """Returns the path of the library, which is built if it is not there.
+
+    Raises UserError if something is missing or does not compile.
+    """
+    reason = missing()
+    if reason:
+        raise UserError(f"the convolution path onednn is missing: {reason}")
+    path = _path()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may build at the same time: a whole file takes its place at once.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = pathlib.Path(folder) / path.name
+            _compile(made)
+            os.replace(made, path)
+    return path
+
+
+def _compile(path: pathlib.Path) -> None:
+    headers, binary = (_location(package) for package in reversed(PACKAGES))
+    command = [_compiler(), *FLAGS, str(SOURCE / "library.cc"), "-o", str(path)]
+    command += [f"-I{jax.ffi.include_dir()}", f"-I{headers}"]
+    command += [str(binary), f"-Wl,-rpath,{binary.parent}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+        raise UserError(f"the convolution path onednn does not compile: {errors[0][:300]}")
+
+
+def _location(package: str) -> pathlib.Path | None:
+    """Returns the include directory or the shared library of one of PACKAGES; None if it is missing."""
+    try:
+        files = importlib.metadata.files(package) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if str(file).endswith("include/oneapi/dnnl/dnnl.hpp"):
+            return pathlib.Path(file.locate()).resolve().parents[2]
+        if str(file).endswith("libdnnl.so.3"):
+            return pathlib.Path(file.locate()).resolve()
+    return None
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@functools.cache
+def _path() -> pathlib.Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    parts = [source.read_bytes() for source in sorted(SOURCE.iterdir())]
+    versions = [importlib.metadata.version(name) for name in ("jaxlib", *PACKAGES)]
+    parts += [repr((FLAGS, versions, _location(PACKAGES[0]), _compiler(), _processor())).encode()]
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return pathlib.Path(cache) / "flaxcifar" / f"convolution-{name}.so"
+
+
+def _processor() -> str:
+    """Returns the instruction sets of this machine's processor."""
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith("flags")), platform.machine())
+
+
+if __name__ == "__main__":
+    try:
+        print(library())
+    except UserError as error:
+        sys.exit(f"error: {error}")

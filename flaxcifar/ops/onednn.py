@@ -1,0 +1,136 @@
+"""Convolutions on a CPU by compiled code: Winograd's algorithm where it pays, else oneDNN.
+
+The three passes are separate calls into the library that `build.py` makes, so that what nobody
+uses, such as the gradient of the first layer's input, is never computed. They may stand inside
+`jit`, `lax.scan`, `vmap`, `pmap` and `shard_map`; reverse-mode differentiation once.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+
+from flaxcifar.ops import build, winograd
+from flaxcifar.ops.geometry import Geometry
+
+PASSES = ("forward", "input_gradient", "kernel_gradient")
+
+
+def threads() -> int:
+    """Returns the number of threads of a convolution, by the rule that XLA's own pool follows."""
+    return int(os.environ.get("NPROC") or len(os.sched_getaffinity(0)))
+
+
+@functools.cache
+def load() -> None:
+    """Builds the library if it is not there, loads it and tells JAX of it.
+
+    Raises UserError if a package or the compiler is missing.
+    """
+    path = build.library()
+    # Between two convolutions XLA's threads want the cores: OpenMP's may spin for microseconds
+    # only. Its runtime reads this once, when it is loaded.
+    before = os.environ.get("GOMP_SPINCOUNT")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    library = ctypes.CDLL(str(path))
+    if before is None:
+        del os.environ["GOMP_SPINCOUNT"]
+    library.flaxcifar_set_threads(threads())
+    for name in PASSES:
+        symbol = getattr(library, f"flaxcifar_convolution_{name}")
+        jax.ffi.register_ffi_target(_target(name), jax.ffi.pycapsule(symbol), platform="cpu")
+
+
+def _target(name: str) -> str:
+    return f"flaxcifar_convolution_{name}"
+
+
+def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False) -> jax.Array:
+    """Convolves NHWC activations [N, H, W, C] with an HWIO kernel of the same dtype.
+
+    Args:
+      lhs: float32 or bfloat16 (sums are float32).
+      rhs: [KH, KW, C / groups, O].
+      g: strides, padding, dilation and groups.
+      exact: without Winograd's algorithm, whose rounding error is some ten times larger.
+
+    Returns:
+      [N, OH, OW, O] of the same dtype.
+    """
+    tile = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape)
+    return _convolution(lhs, rhs, g, tile)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(lhs, rhs, g, tile):
+    shape = g.output_shape(lhs.shape, rhs.shape)
+    return _call("forward", lhs, rhs, shape, g, tile, folds=(True, False))
+
+
+def _forward(lhs, rhs, g, tile):
+    return _convolution(lhs, rhs, g, tile), (lhs, rhs)
+
+
+def _backward(g, tile, saved, dy):
+    lhs, rhs = saved
+    return (
+        _call("input_gradient", rhs, dy, lhs.shape, g, tile, folds=(False, True)),
+        _call("kernel_gradient", lhs, dy, rhs.shape, g, tile, folds=None),
+    )
+
+
+_convolution.defvjp(_forward, _backward)
+
+
+def _call(
+    name: str,
+    a: jax.Array,
+    b: jax.Array,
+    shape: tuple[int, ...],
+    g: Geometry,
+    tile: int,
+    folds: tuple[bool, bool] | None,
+) -> jax.Array:
+    """Calls one pass; under `vmap`, if just the arguments that `folds` marks are mapped, only once."""
+    attributes = dict(
+        stride=np.asarray(g.strides, np.int64),
+        padding=np.asarray(g.padding, np.int64).reshape(4),
+        dilation=np.asarray(g.dilation, np.int64),
+        groups=np.int64(g.groups),
+        tile=np.int64(tile),
+    )
+
+    def call(a, b, shape):
+        # eval_shape: inside shard_map the result's type tells over which axes it varies.
+        result = jax.eval_shape(lambda: jnp.broadcast_to(a.ravel()[0] * b.ravel()[0], shape))
+        return jax.ffi.ffi_call(_target(name), result)(a, b, **attributes)
+
+    one = custom_vmap(lambda a, b: call(a, b, shape))
+
+    @one.def_vmap
+    def many(size: int, mapped: list[bool], a: jax.Array, b: jax.Array):
+        if tuple(mapped) != folds:
+            return _map(one, mapped, a, b), True
+        flat = [
+            x.reshape(-1, *x.shape[2:]) if m else x for x, m in zip((a, b), mapped, strict=True)
+        ]
+        y = call(*flat, (size * shape[0], *shape[1:]))
+        return y.reshape(size, *shape), True
+
+    return one(a, b)
+
+
+def _map(function: Callable, mapped: list[bool], a: jax.Array, b: jax.Array) -> jax.Array:
+    """Applies `function` to the slices of the mapped arguments, one after the other."""
+    fixed = {i: x for i, (x, m) in enumerate(zip((a, b), mapped, strict=True)) if not m}
+
+    def one(slices):
+        rest = iter(slices)
+        return function(*(fixed[i] if i in fixed else next(rest) for i in range(2)))
+
+    return jax.lax.map(one, tuple(x for x, m in zip((a, b), mapped, strict=True) if m))
