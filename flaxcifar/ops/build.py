@@ -34,7 +34,7 @@ def missing() -> str | None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         return "it exists for Linux on x86-64 only"
     if any(_location(package) is None for package in PACKAGES):
-        return 'it needs oneDNN: pip install "flaxcifar[cpu]", or pip install -e ".[cpu]"'
+        return 'it needs oneDNN: pip install -e ".[cpu]"'
     if not _path().exists() and _compiler() is None:
         return "it needs a C++ compiler: apt-get install g++ (or set CXX)"
     return None
@@ -71,7 +71,7 @@ def _compile(path: pathlib.Path) -> None:
 
 
 def _location(package: str) -> pathlib.Path | None:
-    """Returns the include directory or the shared library of one of PACKAGES; None if it is missing."""
+    """Returns the include directory or the shared library of one of PACKAGES, or None."""
     try:
         files = importlib.metadata.files(package) or ()
     except importlib.metadata.PackageNotFoundError:

@@ -1,10 +1,10 @@
 """Convolutions on a CPU in plain JAX that never leave XLA's fast paths.
 
-XLA on a CPU has one fast convolution: NHWC with HWIO, no dilation, input no smaller than the kernel.
-What autodiff makes of it is neither, and XLA's pass that repairs it skips the bodies of loops; on
-maps of 2 x 2 it falls back to scalar code, a hundred times slower. Here each pass is written as a
-canonical convolution, as matrix products or by Winograd's algorithm. Reverse-mode
-differentiation, once; kernel dilation and groups have no such form here.
+XLA on a CPU has one fast convolution: NHWC with HWIO, no dilation, an input no smaller than the
+kernel. What autodiff makes of it is neither, and XLA's pass that repairs it skips the bodies of
+loops; on maps of 2 x 2 it falls back to scalar code, a hundred times slower. Here each pass is
+written as a canonical convolution, as matrix products or by Winograd's algorithm. Reverse-mode
+differentiation only, and only once; kernel dilation and groups have no such form here.
 """
 
 import functools

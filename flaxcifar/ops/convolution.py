@@ -12,6 +12,7 @@ is elsewhere, forward-mode differentiation included. Whoever compiles for anothe
 one at hand calls `use("xla")`.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,12 @@ def use(name: str = "auto") -> str:
         )
     if name == "auto":
         name = available()[0]
+        if name == "onednn":
+            try:
+                onednn.load()
+            except UserError as error:
+                print(f"{error}; the path jax takes its place", file=sys.stderr)
+                name = "jax"
     reason = missing(name)
     if reason:
         raise UserError(f"the convolution path {name} is missing: {reason}")

@@ -41,7 +41,10 @@ def geometry(
     feature_group_count: int,
     batch_group_count: int,
 ) -> Geometry | None:
-    """Returns the geometry of a call of `jax.lax.conv_general_dilated`; None where it has another form."""
+    """Returns the geometry of a call of `jax.lax.conv_general_dilated`, or None.
+
+    None stands for another layout, a dilated input, batch groups, negative padding or no elements.
+    """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     nhwc, hwio = (0, 3, 1, 2), (3, 2, 0, 1)
     if lhs.ndim != 4 or numbers != lax.ConvDimensionNumbers(nhwc, hwio, nhwc):

@@ -2,13 +2,12 @@
 
 The three passes are separate calls into the library that `build.py` makes, so that what nobody
 uses, such as the gradient of the first layer's input, is never computed. They may stand inside
-`jit`, `lax.scan`, `vmap`, `pmap` and `shard_map`; reverse-mode differentiation once.
+`jit`, `lax.scan`, `vmap`, `pmap` and `shard_map`. Only reverse-mode differentiation, and only once.
 """
 
 import ctypes
 import functools
 import os
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,7 @@ def _call(
     tile: int,
     folds: tuple[bool, bool] | None,
 ) -> jax.Array:
-    """Calls one pass; under `vmap`, if just the arguments that `folds` marks are mapped, only once."""
+    """Calls one pass; under `vmap` only once, if just what `folds` marks is mapped."""
     attributes = dict(
         stride=np.asarray(g.strides, np.int64),
         padding=np.asarray(g.padding, np.int64).reshape(4),
@@ -114,23 +113,14 @@ def _call(
 
     @one.def_vmap
     def many(size: int, mapped: list[bool], a: jax.Array, b: jax.Array):
-        if tuple(mapped) != folds:
-            return _map(one, mapped, a, b), True
-        flat = [
-            x.reshape(-1, *x.shape[2:]) if m else x for x, m in zip((a, b), mapped, strict=True)
-        ]
-        y = call(*flat, (size * shape[0], *shape[1:]))
-        return y.reshape(size, *shape), True
+        if tuple(mapped) == folds:
+            pair = zip((a, b), folds, strict=True)
+            flat = (x.reshape(-1, *x.shape[2:]) if fold else x for x, fold in pair)
+            return call(*flat, (size * shape[0], *shape[1:])).reshape(size, *shape), True
+
+        def at(n):
+            return one(a[n] if mapped[0] else a, b[n] if mapped[1] else b)
+
+        return jax.lax.map(at, jnp.arange(size)), True
 
     return one(a, b)
-
-
-def _map(function: Callable, mapped: list[bool], a: jax.Array, b: jax.Array) -> jax.Array:
-    """Applies `function` to the slices of the mapped arguments, one after the other."""
-    fixed = {i: x for i, (x, m) in enumerate(zip((a, b), mapped, strict=True)) if not m}
-
-    def one(slices):
-        rest = iter(slices)
-        return function(*(fixed[i] if i in fixed else next(rest) for i in range(2)))
-
-    return jax.lax.map(one, tuple(x for x, m in zip((a, b), mapped, strict=True) if m))

@@ -1,8 +1,8 @@
 """Winograd's minimal filtering F(m x m, 3 x 3) for convolutions with stride 1, in plain JAX.
 
 An output tile of m x m costs (m + 2)^2 products instead of 9 m^2, a quarter for m = 4, as so many
-matrix products [tiles, C] x [C, O]. XLA on a CPU runs those near the processor's peak; the images go
-through in chunks whose transforms stay in its cache, without which memory traffic eats the gain.
+matrix products [tiles, C] x [C, O]. XLA on a CPU runs those near the processor's peak; the images
+go through in chunks whose transforms stay in its cache: memory traffic would eat the gain.
 Sums and transforms are float32 for every dtype. A. Lavin, S. Gray, "Fast Algorithms for
 Convolutional Neural Networks", CVPR 2016.
 """
@@ -128,9 +128,7 @@ def _tiles(matrix: np.ndarray | tuple, x: jax.Array, m: int, grid: tuple[int, in
 
     def along(x, axis, tiles):
         end = m * (tiles - 1) + 1
-        parts = [
-            lax.slice_in_dim(x, i, i + end, m, axis) for i in range(len(np.transpose(matrix)))
-        ]
+        parts = [lax.slice_in_dim(x, i, i + end, m, axis) for i in range(len(np.transpose(matrix)))]
         return jnp.stack(_combine(matrix, parts))
 
     # The barrier keeps XLA from computing the first result anew for each of the second's terms.
