@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxcifar import parallel
+from flaxcifar import ops, parallel
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, make_head
@@ -163,8 +163,17 @@ def test_freezing_everything_is_evaluation():
     assert all(np.array_equal(after[path], stats[path]) for path in stats)
 
 
+@pytest.fixture
+def xla_convolutions():
+    """Only these can be seen from outside."""
+    before = ops.chosen()
+    ops.use("xla")
+    yield
+    ops.use(before)
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
+def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name, xla_convolutions):
     network, params, stats = create(SMALL[name], dtype=jnp.bfloat16)
     images, seeds = batch(16)
     text = str(jax.make_jaxpr(lambda p: network.apply(p, stats, images, seeds, train=True))(params))
