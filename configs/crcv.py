@@ -1,6 +1,6 @@
 """A plain sequential CNN that a laptop trains, with early stopping.
 
-    python -m flaxcifar.main --config configs/crcv.py [--config.model.size=heavy]
+python -m flaxcifar.main --config configs/crcv.py [--config.model.size=heavy]
 """
 
 from flaxcifar.config import default_config

@@ -1,6 +1,6 @@
 """A first run: the embedded synthetic dataset, no download.
 
-    python -m flaxcifar.main --config configs/quickstart.py
+python -m flaxcifar.main --config configs/quickstart.py
 """
 
 from flaxcifar.config import default_config

@@ -14,9 +14,7 @@ def get_config():
     config.model = dict(name="resnet")
     config.data.normalization = "unit"
     config.augment = (
-        dict(
-            name="affine", rotation_range=20.0, width_shift_range=0.2, height_shift_range=0.2
-        ),
+        dict(name="affine", rotation_range=20.0, width_shift_range=0.2, height_shift_range=0.2),
         dict(name="horizontal_flip"),
     )
     config.batch_size = 64

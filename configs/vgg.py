@@ -14,9 +14,7 @@ def get_config():
     config.model = dict(name="vgg16")
     config.data.normalization = "scalar"
     config.augment = (
-        dict(
-            name="affine", rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1
-        ),
+        dict(name="affine", rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1),
         dict(name="horizontal_flip"),
     )
     config.total_epochs = 250

@@ -15,7 +15,7 @@ from flaxcifar.data.evaluation import eval_batches
 from flaxcifar.data.normalization import Normalization
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
-from flaxcifar.experiment import make_network
+from flaxcifar.experiment import choose_convolution, make_network
 from flaxcifar.metrics import Metrics, compute
 from flaxcifar.models.network import Network
 from flaxcifar.step import Arrays, eval_step
@@ -59,6 +59,7 @@ def evaluate_workdir(workdir: str, split: str = "test") -> dict[str, float]:
     dataset = data.load(settings.data)
     if dataset.fingerprint != record["fingerprint"]:
         raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
+    choose_convolution(settings)
     network, _, _ = make_network(settings, dataset)
     evaluate = make_evaluate(
         network,

@@ -63,13 +63,14 @@ class Experiment:
         return self.config.optimizer.learning_rate * float(self.schedule(step)) * scale
 
 
-def make_network(config: Any, dataset: Dataset) -> tuple[Network, Arrays, Arrays]:
-    """Returns the config's model for this dataset: its functions, parameters and statistics.
-
-    It is traced with the convolution that the config chooses, which is tried on this machine first.
-    """
+def choose_convolution(config: Any) -> None:
+    """Makes models compute with the config's convolution, after a trial of it on this machine."""
     ops.use(config.ops.convolution)
     ops.self_test(config.precision)
+
+
+def make_network(config: Any, dataset: Dataset) -> tuple[Network, Arrays, Arrays]:
+    """Returns the config's model for this dataset: its functions, parameters and statistics."""
     shape = dataset.train.images.shape[1:]
     dtype = jnp.dtype(config.precision)
     classes = len(dataset.class_names)
@@ -139,6 +140,7 @@ def build(config: Any) -> Experiment:
     total_steps = config.total_steps or steps_per_epoch * config.total_epochs
     schedule = make_schedule(config.schedule, steps_per_epoch, total_steps)
 
+    choose_convolution(config)
     network, params, batch_stats = make_network(config, dataset)
     if config.init_from:
         params, batch_stats, done = initialize(config, params, batch_stats)

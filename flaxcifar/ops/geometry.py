@@ -29,6 +29,18 @@ class Geometry:
         )
         return (lhs[0], *spatial, rhs[3])
 
+    def idle_taps(self, lhs: Sequence[int], rhs: Sequence[int]) -> bool:
+        """Returns whether some row or column of the kernel never meets anything but padding."""
+        output = self.output_shape(lhs, rhs)
+        for axis in range(2):
+            stride, (before, _) = self.strides[axis], self.padding[axis]
+            for tap in range(rhs[axis]):
+                first = tap * self.dilation[axis] - before
+                met = range(first, first + stride * output[1 + axis], stride)
+                if not any(0 <= pixel < lhs[1 + axis] for pixel in met):
+                    return True
+        return False
+
 
 def geometry(
     lhs: Any,

@@ -1,0 +1,208 @@
+"""The benchmarks themselves, with a worker that only pretends to compute."""
+
+import dataclasses
+import importlib.util
+import json
+
+import pytest
+
+from benchmarks import (
+    freezing,
+    input_pipeline,
+    jobs,
+    processes,
+    records,
+    startup,
+    throughput,
+    turns,
+)
+from benchmarks.jobs import Job
+from benchmarks.processes import Worker, WorkerError
+from flaxcifar.errors import UserError
+
+COMMON = (
+    "benchmark model framework convolution precision batch dataset device threads versions commit "
+    "date n spread quick"
+).split()
+
+
+class FakeWorker:
+    """Answers as a worker does; flaxcifar is twice as fast as the others, what is frozen free."""
+
+    asked: list[tuple[str, str]] = []
+    broken: dict[str, str] = {}
+
+    def __init__(self, job, environment=None):
+        if self.broken.get(job.framework) == "start":
+            raise WorkerError("cannot start")
+        self.job = job
+        self.seconds = (0.01 if job.family == "flaxcifar" else 0.02) / (2 if job.frozen else 1)
+
+    def ask(self, do, **options):
+        self.asked.append((do, self.job.framework))
+        if self.broken.get(self.job.framework) == do:
+            raise WorkerError("cannot go on")
+        seconds = {"seconds": self.seconds * options.get("steps", 1), "steps": options.get("steps")}
+        loss = 5.0 if self.broken.get(self.job.framework) == "loss" else 4.0
+        versions = {"framework": "1.0"}
+        return {
+            "describe": dict(
+                parameters=7, first_loss=loss, device="cpu", convolution="xla", versions=versions
+            ),
+            "warm_up": dict(compile_seconds=3.0, step_seconds=self.seconds),
+            "train": seconds
+            | dict(peak_memory_mb=100.0, peak_device_memory_mb=None, idle_cpu_seconds=0.0),
+            "infer": seconds,
+            "fit": dict(images_per_second=100.0),
+        }[do]
+
+    def close(self):
+        self.asked.append(("close", self.job.framework))
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch):
+    monkeypatch.setattr(turns, "Worker", FakeWorker)
+    monkeypatch.setattr(turns, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(FakeWorker, "asked", [])
+    monkeypatch.setattr(FakeWorker, "broken", {})
+    for module in (throughput, freezing, input_pipeline, startup):
+        monkeypatch.setattr(module, "write_arrays", lambda job, directory: (job, 4.0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else name)
+
+
+def run(module, tmp_path, *flags):
+    output = tmp_path / "rows.jsonl"
+    module.main(["--quick", "--output", str(output), *flags])
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def test_throughput_writes_what_it_promises(tmp_path, capsys):
+    flags = ("--models", "crcv", "--precision", "float32,bfloat16", "--batch", "10")
+    rows = run(throughput, tmp_path, *flags, "--frameworks", "flaxcifar,keras-tensorflow,torch")
+    assert [(row["framework"], row["precision"]) for row in rows] == [
+        (framework, precision)
+        for precision in ("float32", "bfloat16")
+        for framework in ("flaxcifar", "keras-tensorflow")
+    ]
+    row = rows[0]
+    promised = ("peak_memory_mb", "compile_seconds", "inference_images_per_second", "first_loss")
+    assert {*COMMON, *promised, "parameters", "images_per_second"} <= row.keys()
+    assert row["images_per_second"] == pytest.approx(1000)
+    assert row["spread"].keys() == {"min", "q1", "q3", "max"}
+    assert rows[1]["images_per_second"] == pytest.approx(500)
+    assert "torch: skipped, torch is not installed" in capsys.readouterr().out
+
+
+def test_frameworks_take_turns_there_and_back(tmp_path):
+    flags = ("--models", "crcv", "--precision", "float32", "--rounds", "3")
+    run(throughput, tmp_path, *flags, "--frameworks", "flaxcifar,keras-jax,keras-tensorflow")
+    trained = "".join(name[6] for do, name in FakeWorker.asked if do == "train")
+    # "flaxcifar"[6] is f, "keras-jax"[6] is j, "keras-tensorflow"[6] is t; the first do not count.
+    assert trained == "fjt" + "tjf" + "fjt" + "tjf"
+    closed = [name for do, name in FakeWorker.asked if do == "close"]
+    assert sorted(closed) == ["flaxcifar", "keras-jax", "keras-tensorflow"]
+
+
+@pytest.mark.parametrize("when", ["start", "describe", "warm_up", "train", "infer", "loss"])
+def test_a_framework_that_fails_is_left_out(when, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(FakeWorker, "broken", {"keras-jax": when})
+    flags = ("--models", "crcv", "--precision", "float32")
+    rows = run(throughput, tmp_path, *flags, "--frameworks", "keras-jax,flaxcifar")
+    assert [row["framework"] for row in rows] == ["flaxcifar"]
+    assert "keras-jax: skipped" in capsys.readouterr().out
+
+
+def test_freezing_compares_with_nothing_frozen(tmp_path):
+    rows = run(freezing, tmp_path, "--models", "vgg16", "--frameworks", "flaxcifar")
+    assert [row["frozen"] for row in rows] == ["nothing", "all convolutions"]
+    assert [row["speedup"] for row in rows] == pytest.approx([1.0, 2.0])
+    assert {*COMMON, "peak_memory_mb", "step_seconds"} <= rows[0].keys()
+
+
+def test_the_levels_of_freezing_end_before_the_head():
+    assert list(freezing.levels("vgg16"))[-2:] == ["all convolutions", "all but the head"]
+    assert list(freezing.levels("crcv")) == [
+        "nothing",
+        "up to stage1",
+        "up to stage2",
+        "up to stage3",
+        "all convolutions",
+    ]
+    assert freezing.levels("resnet")["up to stage1"] == "stem|stage1"
+
+
+def test_input_pipelines_are_shares_of_the_bare_step(tmp_path):
+    flags = ("--models", "crcv", "--batch", "10", "--frameworks", "flaxcifar,keras-tensorflow")
+    rows = run(input_pipeline, tmp_path, *flags)
+    assert [row["pipeline"] for row in rows[:3]] == ["bare step", "host", "host, augmented"]
+    assert rows[2]["share_of_bare_step"] == pytest.approx(0.1)
+    assert rows[-1]["share_of_bare_step"] == pytest.approx(0.2)
+    assert [row["augmented"] for row in rows[-3:]] == [False, True, True]
+    assert {*COMMON, "images_per_second", "share_spread"} <= rows[0].keys()
+
+
+def test_startup_writes_cold_and_warm(tmp_path, monkeypatch):
+    seen = []
+
+    def answer(job, steps, caches):
+        seen.append((job.framework, caches))
+        described = dict(device="cpu", convolution=None, versions={}, steps=steps)
+        return described | dict(imported=1.0, first_step=2.0, finished=len(seen))
+
+    monkeypatch.setattr(startup, "run", answer)
+    rows = run(startup, tmp_path, "--models", "crcv", "--frameworks", "flaxcifar,keras-jax")
+    assert {(row["framework"], row["state"]) for row in rows} == {
+        (framework, state) for framework in ("flaxcifar", "keras-jax") for state in ("cold", "warm")
+    }
+    # Every cold run has its own empty directory, which the warm one after it finds filled.
+    assert [a == b for a, b in zip(seen[::2], seen[1::2], strict=True)] == [True] * 4
+    assert len(set(seen)) == 4
+    promised = {"first_step_seconds", "finished_seconds", "finished_spread"}
+    assert {*COMMON, *promised} - {"spread"} <= rows[0].keys()
+
+
+def test_bad_flags_are_refused(tmp_path):
+    for flags, message in (
+        (("--frameworks", "tensorflow"), "unknown framework 'tensorflow'"),
+        (("--models", "lenet"), "unknown model 'lenet'"),
+        (("--precision", "float16"), "float16"),
+        (("--rounds", "-1"), "--rounds is -1"),
+        (("--frameworks", "torch"), "none of the frameworks"),
+    ):
+        with pytest.raises(UserError, match=message):
+            throughput.main([*flags, "--output", str(tmp_path / "rows.jsonl")])
+
+
+def test_a_name_chooses_the_convolutions_and_the_scan():
+    job = Job("flaxcifar-jax-scan", convolution="xla")
+    assert (job.family, job.path, job.steps_per_dispatch) == ("flaxcifar", "jax", 4)
+    assert jobs.recipe(job).ops.convolution == "jax"
+    job = dataclasses.replace(job, framework="flaxcifar")
+    assert (job.path, job.steps_per_dispatch) == ("xla", 1)
+    assert Job("keras-jax", convolution="xla").path == "auto"
+
+
+def test_the_recipe_is_the_configs_without_what_is_no_part_of_a_step():
+    settings = jobs.recipe(Job("flaxcifar", model="vgg16", frozen="stage1|stage2"))
+    assert settings.augment == () and not settings.ema_decay and settings.l2.coefficient == 5e-4
+    assert settings.optimizer.name == "sgd" and settings.optimizer.nesterov
+    assert settings.param_groups == (("stage1|stage2", "frozen"),)
+    assert jobs.recipe(Job("flaxcifar", model="resnet")).optimizer.name == "adam"
+
+
+def test_a_worker_says_why_it_fails():
+    with pytest.raises(WorkerError, match="No module named 'benchmarks.peers.nobody_peer'"):
+        Worker(Job("nobody"))
+
+
+def test_a_worker_that_dies_is_noticed(monkeypatch):
+    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    with pytest.raises(WorkerError, match="ended with code 1: no message"):
+        Worker(Job("flaxcifar"))
+
+
+def test_the_spread():
+    assert records.spread([3.0]) == {"min": 3.0, "q1": 3.0, "q3": 3.0, "max": 3.0}
+    assert records.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"min": 1, "q1": 2, "q3": 4, "max": 5}

@@ -1,0 +1,118 @@
+"""The compiled library: shapes at random, many callers at once, work that is left out."""
+
+import os
+import threading
+
+import jax
+import numpy as np
+import pytest
+from convolution_reference import convolve, error, random_operands
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flaxcifar.ops.geometry import Geometry
+from flaxcifar.ops.onednn import convolution, threads
+
+TOLERANCE = {"float32": 3e-5, "bfloat16": 8e-3}
+
+
+@st.composite
+def problems(draw):
+    """Convolutions of up to 5 x 4 taps, about half of them Winograd's."""
+    kernel = draw(st.one_of(st.just((3, 3)), st.tuples(st.integers(1, 5), st.integers(1, 4))))
+    plain = draw(st.booleans())
+    strides = (1, 1) if plain else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    dilation = (1, 1) if plain else draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    groups = 1 if plain else draw(st.integers(1, 3))
+    most = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+    padding = tuple(draw(st.tuples(st.integers(0, m), st.integers(0, m))) for m in most)
+    size = [
+        draw(st.integers(max(1, m + 1 - sum(p)), 13)) for m, p in zip(most, padding, strict=True)
+    ]
+    c, o = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    shape = draw(st.integers(1, 80)), *size, c * groups
+    return shape, (*kernel, c, o * groups), Geometry(strides, padding, dilation, groups)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(problems(), st.sampled_from(sorted(TOLERANCE)))
+def test_random_shapes(onednn, problem, dtype):
+    shape, kernel_shape, g = problem
+    x, kernel, dy = random_operands(shape, kernel_shape, dtype)
+    options = dict(strides=g.strides, padding=g.padding, dilation=g.dilation, groups=g.groups)
+    y, dx, dkernel = convolve(x, kernel, dy, **options)
+    assert g.output_shape(shape, kernel_shape) == y.shape
+    result, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, g), x, kernel)
+    for got, right in zip((result, *pullback(dy(y.shape))), (y, dx, dkernel), strict=True):
+        assert error(got, right) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("channels", [(16, 320), (352, 352)])
+def test_large_kernels(onednn, channels):
+    """Both of Winograd's orders of work, and a batch that is no multiple of a tile block."""
+    x, kernel, dy = random_operands((67, 4, 4, channels[0]), (3, 3, *channels))
+    g = Geometry((1, 1), ((1, 1), (1, 1)))
+    right = convolve(x, kernel, dy)
+    result, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, g), x, kernel)
+    for got, wanted in zip((result, *pullback(dy(right[0].shape))), right, strict=True):
+        assert error(got, wanted) < TOLERANCE["float32"]
+
+
+def test_many_callers_at_once(onednn):
+    g = Geometry((1, 1), ((1, 1), (1, 1)))
+    shapes = [((64, 4, 4, 16 + n), (3, 3, 16 + n, 16)) for n in range(4)]
+    operands = [random_operands(*shape, seed=n)[:2] for n, shape in enumerate(shapes)]
+    run = jax.jit(lambda x, kernel: convolution(x, kernel, g))
+    right = [np.asarray(run(*pair)) for pair in operands]
+    wrong = []
+
+    def call(n):
+        for _ in range(20):
+            if not np.array_equal(run(*operands[n % 4]), right[n % 4]):
+                wrong.append(n)
+
+    callers = [threading.Thread(target=call, args=(n,)) for n in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_unused_gradients_are_not_computed(onednn):
+    x, kernel, _ = random_operands((4, 8, 8, 3), (3, 3, 3, 16))
+    g = Geometry((1, 1), ((1, 1), (1, 1)))
+
+    def loss(kernel, x):
+        return convolution(x, kernel, g).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(kernel, x).compile().as_text()
+    assert "flaxcifar_convolution_kernel_gradient" in text
+    assert "flaxcifar_convolution_input_gradient" not in text
+    text = jax.jit(jax.grad(loss, 1)).lower(kernel, x).compile().as_text()
+    assert "flaxcifar_convolution_kernel_gradient" not in text
+
+
+def test_a_mapped_batch_is_one_call(onednn):
+    x, kernel, _ = random_operands((3, 4, 8, 8, 8), (3, 3, 8, 16))
+    g = Geometry((1, 1), ((1, 1), (1, 1)))
+    mapped = jax.jit(jax.vmap(lambda x: convolution(x, kernel, g)))
+    text = mapped.lower(x).as_text()
+    assert text.count("flaxcifar_convolution_forward") == 1 and "while" not in text
+    np.testing.assert_allclose(mapped(x)[1], convolution(x[1], kernel, g), rtol=1e-4, atol=1e-4)
+
+
+def test_threads_follow_the_rule_of_xlas_pool(monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    assert threads() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("NPROC", "3")
+    assert threads() == 3
+
+
+def test_loading_leaves_the_environment_alone(onednn):
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -1,0 +1,36 @@
+"""The start-up check finds what is wrong."""
+
+import importlib
+
+import jax.numpy as jnp
+import pytest
+
+from flaxcifar import ops
+from flaxcifar.errors import UserError
+
+module = importlib.import_module("flaxcifar.ops.self_test")
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_this_machine_is_right(path, dtype):
+    ops.self_test(dtype)
+
+
+def test_a_wrong_convolution_is_found(monkeypatch):
+    right = module.convolution
+    monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * 1.001)
+    with pytest.raises(UserError, match="the convolution of path .* is wrong on this machine"):
+        ops.self_test()
+
+
+def test_a_wrong_sum_is_found(monkeypatch):
+    class Wrong:
+        def __getattr__(self, name):
+            return getattr(jnp, name)
+
+        def sum(self, x, *args):
+            return jnp.sum(x[:-1], *args)
+
+    monkeypatch.setattr(module, "jnp", Wrong())
+    with pytest.raises(UserError, match="a sum is wrong.*ynn_fusion_type=-reduce"):
+        ops.self_test()
