@@ -1,6 +1,7 @@
 """The other frameworks train flaxcifar's networks: narrow ones here."""
 
 import dataclasses
+import importlib.util
 import sys
 
 import numpy as np
@@ -34,23 +35,16 @@ def small_dataset(config):
     return Dataset("small", split(40), split(10), tuple(f"class {n}" for n in range(CLASSES)))
 
 
-# What a model's tests share is made once, so they belong to one process.
-pytestmark = pytest.mark.xdist_group("peers")
-
-
-@pytest.fixture(scope="module", params=NARROW)
-def job_and_loss(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        name, own, modules = jobs.MODELS[request.param]
-        patch.setitem(jobs.MODELS, request.param, (name, own + NARROW[request.param], modules))
-        patch.setitem(SIZES, "slim", ((4,), (8,), (8, 12), (16,)))
-        patch.setattr(data, "load", small_dataset)
-        # The reference is computed by XLA's convolutions; other tests choose for themselves.
-        patch.setattr(sys.modules["flaxcifar.ops.convolution"], "_chosen", None)
-        path = tmp_path_factory.mktemp(request.param) / "arrays.npz"
-        job = Job("keras-tensorflow", model=request.param, batch=16)
-        loss = write_arrays(job, path)
-        yield dataclasses.replace(job, arrays=str(path)), loss
+@pytest.fixture
+def job_and_loss(model, tmp_path, monkeypatch):
+    name, own, modules = jobs.MODELS[model]
+    monkeypatch.setitem(jobs.MODELS, model, (name, own + NARROW[model], modules))
+    monkeypatch.setitem(SIZES, "slim", ((4,), (8,), (8, 12), (16,)))
+    monkeypatch.setattr(data, "load", small_dataset)
+    # The reference is computed by XLA's convolutions; other tests choose for themselves.
+    monkeypatch.setattr(sys.modules["flaxcifar.ops.convolution"], "_chosen", None)
+    job = Job("keras-tensorflow", model=model, batch=16, arrays=str(tmp_path / "arrays.npz"))
+    return job, write_arrays(job, tmp_path / "arrays.npz")
 
 
 def count(job):
@@ -64,40 +58,29 @@ def trained(job):
     return {path for path, group in groups.items() if group != FROZEN}
 
 
-def test_keras_has_the_same_network(job_and_loss):
+@pytest.mark.parametrize("model", NARROW)
+def test_all_frameworks_have_the_same_network(job_and_loss):
     job, expected = job_and_loss
+    frozen = dataclasses.replace(job, frozen="stage1|stage2")
+    trained_size = sum(read_arrays(job)[0][path].size for path in trained(frozen))
+    assert 0 < trained_size < count(job)
+
     weights, images, _ = read_arrays(job)
-    model = keras_peer.compiled(job, weights, images.shape[1:], on_gpu=False)
+    model = keras_peer.compiled(frozen, weights, images.shape[1:], on_gpu=False)
     assert model.count_params() == count(job)
+    assert sum(np.size(variable) for variable in model.trainable_variables) == trained_size
     assert keras_peer.first_loss(job) == pytest.approx(expected, rel=2e-4)
 
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
 
-def test_torch_has_the_same_network(job_and_loss):
-    torch = pytest.importorskip("torch")
     from benchmarks.peers import torch_networks, torch_peer
 
-    job, expected = job_and_loss
-    model, _, _ = torch_peer.load(job, jobs.recipe(job), torch.device("cpu"))
+    device = torch.device("cpu")
+    model, _, _ = torch_peer.load(job, jobs.recipe(job), device)
     assert torch_networks.count(model) == count(job)
-    assert torch_peer.first_loss(job, torch.device("cpu")) == pytest.approx(expected, rel=2e-4)
-
-
-def test_keras_freezes_the_same_parameters(job_and_loss):
-    job = dataclasses.replace(job_and_loss[0], frozen="stage1|stage2")
-    weights, images, _ = read_arrays(job)
-    model = keras_peer.compiled(job, weights, images.shape[1:], on_gpu=False)
-    size = sum(weights[path].size for path in trained(job))
-    assert 0 < size < count(job)
-    assert sum(np.size(variable) for variable in model.trainable_variables) == size
-
-
-def test_torch_freezes_the_same_parameters(job_and_loss):
-    torch = pytest.importorskip("torch")
-    from benchmarks.peers import torch_peer
-
-    job = dataclasses.replace(job_and_loss[0], frozen="stage1|stage2")
-    model, _, _ = torch_peer.load(job, jobs.recipe(job), torch.device("cpu"))
-    torch_peer.freeze(model.train(), job.frozen)
-    size = sum(x.numel() for x in model.parameters() if x.requires_grad)
-    assert size == sum(read_arrays(job)[0][path].size for path in trained(job))
+    torch_peer.freeze(model.train(), frozen.frozen)
+    assert sum(x.numel() for x in model.parameters() if x.requires_grad) == trained_size
     assert model.training and not model.stage1.training and model.head.training
+    assert torch_peer.first_loss(job, device) == pytest.approx(expected, rel=2e-4)

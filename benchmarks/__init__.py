@@ -1,0 +1,1 @@
+"""Side-by-side measurements: every framework trains the same network on the same machine."""

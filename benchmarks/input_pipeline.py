@@ -1,0 +1,181 @@
+"""What the input pipelines and augmentation cost: a training loop beside its bare step.
+
+    python -m benchmarks.input_pipeline --models crcv,vgg16
+
+flaxcifar runs `train_and_evaluate` with the host and the resident pipeline, with and without the
+recipe's augmentation; the rate is the one in its summary. Keras runs `fit` on tf.data without
+augmentation, and with the same augmentation by preprocessing layers in tf.data and by an
+ImageDataGenerator (NumPy and SciPy). A share is of the bare step in the same turn: the same step on
+a batch that lies on the device.
+"""
+
+import argparse
+import dataclasses
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks import arguments, records, report
+from benchmarks.jobs import Job
+from benchmarks.processes import Worker, WorkerError, write_arrays
+from benchmarks.turns import rounds, skip, started
+from flaxcifar import cli, console
+from flaxcifar.errors import UserError
+
+BARE = "bare step"
+# What each framework's `fit` is asked for.
+LOOPS = {
+    "flaxcifar": {
+        "host": dict(pipeline="host", augment=False),
+        "host, augmented": dict(pipeline="host", augment=True),
+        "resident": dict(pipeline="resident", augment=False),
+        "resident, augmented": dict(pipeline="resident", augment=True),
+    },
+    "keras": {
+        "tf.data": dict(pipeline="tf.data"),
+        "ImageDataGenerator": dict(pipeline="generator"),
+        "preprocessing layers": dict(pipeline="layers"),
+    },
+}
+
+Row = dict[str, Any]
+
+
+def main(argv: list[str]) -> None:
+    """Measures every model with every framework."""
+    flags = arguments.parser(
+        "input_pipeline", __doc__, models="crcv,vgg16", frameworks="flaxcifar,keras-tensorflow"
+    )
+    flags.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    options = arguments.parse(flags, argv)
+    for framework in options.frameworks:
+        if Job(framework).family not in LOOPS:
+            raise UserError(f"{framework} has no training loop of its own to measure")
+    rows: list[Row] = []
+    for model in options.models:
+        job = arguments.job(options, model, options.precision)
+        found = compare(job, options)
+        records.append(options.output, found)
+        rows += found
+    if not rows:
+        raise UserError("nothing was measured")
+    report.publish(table(rows), panels(rows), options.output)
+
+
+def compare(template: Job, options: argparse.Namespace) -> list[Row]:
+    """Returns a row for each loop of each framework."""
+    console.say(f"{template.model}, {template.precision}, batch {template.batch}")
+    with tempfile.TemporaryDirectory() as directory:
+        template, _ = write_arrays(template, Path(directory))
+        jobs = [dataclasses.replace(template, framework=name) for name in options.frameworks]
+        # Every call of train_and_evaluate compiles its step: once is enough to wait for.
+        environment = {
+            "JAX_COMPILATION_CACHE_DIR": str(Path(directory) / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        with started(jobs, environment) as workers:
+            described, steps = {}, {}
+            for worker in workers:
+                try:
+                    described[worker] = worker.ask("describe") | worker.ask("warm_up")
+                    seconds = described[worker]["step_seconds"]
+                    steps[worker] = max(4, math.ceil(options.seconds / seconds))
+                    for loop in LOOPS[worker.job.family].values():
+                        worker.ask("fit", steps=2, **loop)
+                except WorkerError as error:
+                    described.pop(worker, None)
+                    skip(worker.job, str(error))
+            turns: dict[Worker, list[dict[str, float]]] = {worker: [] for worker in described}
+            for worker in rounds(list(described), options.rounds):
+                turns[worker].append(turn(worker, steps[worker], len(turns[worker])))
+    return [
+        make_row(worker.job, described[worker], name, steps[worker], turns[worker], options)
+        for worker in described
+        for name in (BARE, *LOOPS[worker.job.family])
+    ]
+
+
+def turn(worker: Worker, steps: int, number: int) -> dict[str, float]:
+    """Returns the images/s of the bare step and of every loop, once each.
+
+    The bare step is measured before and after, and the order of the loops alternates.
+    """
+
+    def bare() -> float:
+        answer = worker.ask("train", steps=steps)
+        return worker.job.batch * answer["steps"] / answer["seconds"]
+
+    loops = list(LOOPS[worker.job.family].items())
+    before, rates = bare(), {}
+    for name, loop in loops if number % 2 == 0 else reversed(loops):
+        rates[name] = worker.ask("fit", steps=steps + 1, **loop)["images_per_second"]
+    return {BARE: (before + bare()) / 2, **rates}
+
+
+def make_row(
+    job: Job,
+    described: Row,
+    name: str,
+    steps: int,
+    turns: list[dict[str, float]],
+    options: argparse.Namespace,
+) -> Row:
+    """Returns a loop's row; rates and shares are medians over the turns."""
+    rates = [turn[name] for turn in turns]
+    shares = [turn[name] / turn[BARE] for turn in turns]
+    augmented = LOOPS[job.family].get(name, {})
+    return records.common("input_pipeline", job, described) | {
+        "pipeline": name,
+        "augmented": augmented.get("augment", augmented.get("pipeline") in ("generator", "layers")),
+        "images_per_second": statistics.median(rates),
+        "spread": records.spread(rates),
+        "share_of_bare_step": statistics.median(shares),
+        "share_spread": records.spread(shares),
+        "n": len(turns),
+        "steps_per_turn": steps,
+        "quick": options.quick,
+    }
+
+
+def table(rows: list[Row]) -> Table:
+    """Returns the rows as a table."""
+    cells = [
+        (
+            row["model"],
+            row["framework"],
+            row["pipeline"],
+            f"{row['images_per_second']:,.1f}",
+            f"{row['spread']['min']:,.0f}-{row['spread']['max']:,.0f}",
+            f"{row['share_of_bare_step']:.3f}",
+            f"{row['share_spread']['min']:.3f}-{row['share_spread']['max']:.3f}",
+        )
+        for row in rows
+    ]
+    row = rows[0]
+    title = (
+        f"Training loops on {row['device']}, {row['threads']} threads, {row['precision']}, "
+        f"batch {row['batch']}, median of {row['n']} turns"
+    )
+    columns = ("model", "framework", "pipeline", "images/s", "range", "of the bare step", "range")
+    return report.make_table(title, columns, cells)
+
+
+def panels(rows: list[Row]) -> dict[str, report.Bars]:
+    """Returns the plot: rates, and shares of the bare step."""
+    rates: dict = {}
+    shares: dict = {}
+    for row in rows:
+        group = f"{row['model']}\n{row['framework']}"
+        bar = (row["images_per_second"], row["spread"]["min"], row["spread"]["max"])
+        rates.setdefault(group, {})[row["pipeline"]] = bar
+        share = (row["share_of_bare_step"], row["share_spread"]["min"], row["share_spread"]["max"])
+        shares.setdefault(group, {})[row["pipeline"]] = share
+    return {"images/s": rates, "share of the bare step": shares}
+
+
+if __name__ == "__main__":
+    cli.run(main)

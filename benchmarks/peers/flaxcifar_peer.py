@@ -1,0 +1,140 @@
+"""flaxcifar: its own step, as its training loop runs it."""
+
+import dataclasses
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.jobs import MODELS, ROOT, Job, recipe
+from benchmarks.peers.peer import Peer, read_arrays
+from flaxcifar import config, ops, parallel
+from flaxcifar.data.normalization import Normalization
+from flaxcifar.experiment import Experiment, build
+from flaxcifar.metrics import Metrics, cross_entropy
+from flaxcifar.step import Arrays, create_state, train_steps
+from flaxcifar.train import train_and_evaluate
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def make(job: Job) -> Peer:
+    """Returns flaxcifar's part: `train_step` through `pmap` on one device."""
+    devices = jax.devices()[:1]
+    experiment = build(recipe(job))
+    weights, images, labels = read_arrays(job)
+    params = {path: jnp.asarray(weights[path]) for path in experiment.params}
+    stats = {path: jnp.asarray(weights[path]) for path in experiment.batch_stats}
+    # The images are normalised already: that is no part of a bare step.
+    bare = dataclasses.replace(
+        experiment.recipe, normalization=Normalization(mean=(0.0,), std=(1.0,))
+    )
+    steps = job.steps_per_dispatch
+    index = np.arange(len(labels), dtype=np.int32)
+    batch = {"image": images, "label": labels, "index": index}
+    if devices[0].platform == "cpu":
+        # Host and device share their memory: splitting a JAX array would only cost a copy.
+        batches = {key: np.stack([value] * steps) for key, value in batch.items()}
+    else:
+        batches = {key: jnp.stack([value] * steps) for key, value in batch.items()}
+    step = functools.partial(train_steps, bare)
+    compiled = parallel.pmap(step, replicated=3, batch_axis=1, donate=(0,), devices=devices)
+    state = parallel.replicate(create_state(bare, params, stats), devices)
+    zero = parallel.replicate(Metrics.zero(), devices)
+
+    def train(count: int) -> float:
+        nonlocal state
+        metrics = zero
+        for _ in range(count // steps):
+            before, (state, metrics) = metrics, compiled(state, zero, {}, batches)
+            jax.block_until_ready(before)
+        metrics = jax.device_get(metrics)
+        return float(metrics.loss / metrics.count)
+
+    logits = jax.jit(
+        lambda params, stats, x: bare.network.apply(params, stats, x, None, train=False)[0]
+    )
+    images_on_device = jax.device_put(images, devices[0])
+
+    def infer(count: int) -> None:
+        for _ in range(count):
+            result = logits(state.params, state.batch_stats, images_on_device)
+        result.block_until_ready()
+
+    return Peer(
+        parameters=sum(x.size for x in (*params.values(), *stats.values())),
+        device=devices[0].device_kind,
+        packages=PACKAGES,
+        convolution=ops.chosen(),
+        first_loss=functools.partial(first_loss, job),
+        train=train,
+        infer=infer,
+        device_memory=lambda: (devices[0].memory_stats() or {}).get("peak_bytes_in_use"),
+        steps_per_call=steps,
+        fit=functools.partial(fit, job),
+    )
+
+
+def first_loss(job: Job) -> float:
+    """Returns the loss before the first step, without dropout."""
+    return loss(build(recipe(job, "model.dropout=0.0")), *read_arrays(job))
+
+
+def loss(experiment: Experiment, weights: Arrays, images: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the loss of a batch in training mode, L2 included, on one device."""
+    recipe = experiment.recipe
+
+    def step(weights: Arrays, batch: Arrays) -> jax.Array:
+        params = {path: weights[path] for path in experiment.params}
+        stats = {path: weights[path] for path in experiment.batch_stats}
+        seeds = jnp.zeros(labels.shape, jnp.uint32)
+        logits, _ = recipe.network.apply(params, stats, batch["image"], seeds, train=True)
+        squares = sum(jnp.sum(jnp.square(params[path])) for path in recipe.l2_paths)
+        return jnp.mean(cross_entropy(logits, batch["label"])) + recipe.l2 * squares
+
+    run = parallel.pmap(step, replicated=1, batch_axis=0, devices=jax.devices()[:1])
+    return float(run(weights, {"image": images, "label": labels}))
+
+
+def fit(job: Job, pipeline: str, augment: bool, steps: int) -> float:
+    """Returns the images/s that a run of `train_and_evaluate` reports in its summary."""
+    settings = recipe(job, f"data.pipeline={pipeline}", f"total_steps={steps}")
+    if augment:
+        settings.augment = config.load(ROOT / "configs" / MODELS[job.model][0]).augment
+    with tempfile.TemporaryDirectory() as workdir:
+        train_and_evaluate(settings, workdir)
+        return json.loads((Path(workdir) / "summary.json").read_text())["images_per_second"]
+
+
+def write_arrays(job: Job, path: Path) -> float:
+    """Writes the weights at the start and a batch that all frameworks take; returns its loss.
+
+    The loss is in float32 with XLA's own convolutions. With the arrays goes the dataset, for those
+    that read it there: uint8 images and labels, at most 20,000 to train on, and the recipe's
+    normalization.
+    """
+    job = dataclasses.replace(job, framework="flaxcifar-xla", precision="float32")
+    experiment = build(recipe(job, "model.dropout=0.0"))
+    split, normalization = experiment.dataset.train, experiment.recipe.normalization
+    # Evenly over the split, in which the classes may come in order.
+    index = np.linspace(0, len(split) - 1, job.batch).astype(int)
+    images = np.asarray(normalization(split.images[index].astype(np.float32)))
+    labels = split.labels[index]
+    weights = experiment.params | experiment.batch_stats
+    everything = weights | {"batch/image": images, "batch/label": labels}
+    np.savez(path, **{key: np.asarray(value) for key, value in everything.items()})
+    few = slice(None, 20_000)
+    np.savez(
+        path.with_name("dataset.npz"),
+        images=split.images[few],
+        labels=split.labels[few],
+        mean=np.float32(normalization.mean),
+        std=np.float32(normalization.std),
+        test_images=experiment.dataset.test.images,
+        test_labels=experiment.dataset.test.labels,
+    )
+    return loss(experiment, weights, images, labels)

@@ -1,0 +1,21 @@
+"""Writes what all frameworks start from and prints the first loss; the job comes on stdin.
+
+python -m benchmarks.peers.reference ARRAYS.npz
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.jobs import Job
+from benchmarks.peers.flaxcifar_peer import write_arrays
+from flaxcifar import cli
+
+
+def main(argv: list[str]) -> None:
+    """Prints the loss alone on the last line."""
+    print(write_arrays(Job(**json.load(sys.stdin)), Path(argv[0])))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,179 @@
+"""The networks of flaxcifar/models in PyTorch, and their weights under flaxcifar's paths."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# flaxcifar's names of weights, and PyTorch's.
+WEIGHTS = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def build(spec: Mapping[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Returns the model of a `network_spec`."""
+    keywords = {key: value for key, value in spec.items() if key != "name"}
+    return {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}[spec["name"]](
+        image_shape, classes, **keywords
+    )
+
+
+def _conv(before: int, features: int) -> nn.Conv2d:
+    return nn.Conv2d(before, features, 3, padding=1)
+
+
+def _norm(features: int, kind: type[nn.Module] = nn.BatchNorm2d) -> nn.Module:
+    return kind(features, eps=1e-3, momentum=0.01)
+
+
+class Flatten(nn.Module):
+    """Flattens in the order of NHWC."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Mean(nn.Module):
+    """The mean over the map."""
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def vgg16(
+    image_shape: tuple[int, int, int], classes: int, *, width: int = 64, dropout: float = 1.0
+) -> nn.Module:
+    """A VGG16 with BatchNorm and dropout (cifar-vgg)."""
+    height, breadth, before = image_shape
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    for stage, depth in enumerate((2, 2, 3, 3, 3), 1):
+        features, parts = min(2 ** (stage - 1), 8) * width, OrderedDict()
+        for n in range(1, depth + 1):
+            parts[f"conv{n}"] = _conv(before, features)
+            parts[f"relu{n}"] = nn.ReLU(inplace=True)
+            parts[f"norm{n}"] = _norm(features)
+            rate = (0.3 if stage == 1 else 0.4) if n < depth else 0.0
+            if rate * dropout:
+                parts[f"dropout{n}"] = nn.Dropout(rate * dropout)
+            before = features
+        parts["pool"] = nn.MaxPool2d(2)
+        stages[f"stage{stage}"] = nn.Sequential(parts)
+    dense = OrderedDict(
+        linear=nn.Linear((height // 32) * (breadth // 32) * before, 8 * width),
+        relu=nn.ReLU(inplace=True),
+        norm=_norm(8 * width, nn.BatchNorm1d),
+        dropout=nn.Dropout(0.5 * dropout),
+    )
+    return nn.Sequential(
+        OrderedDict(
+            **stages,
+            dropout=nn.Dropout(0.5 * dropout),
+            flatten=Flatten(),
+            dense=nn.Sequential(dense),
+            head=nn.Linear(8 * width, classes),
+        )
+    )
+
+
+class SameConv(nn.Conv2d):
+    """A convolution that pads even maps as TensorFlow's SAME does: at the end where strided."""
+
+    def forward(self, x):
+        if self.kernel_size == (3, 3) and self.stride == (2, 2):
+            x = F.pad(x, (0, 1, 0, 1))
+        return super().forward(x)
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut that is a convolution too."""
+
+    def __init__(self, before: int, features: int, stride: int):
+        super().__init__()
+        self.conv1 = SameConv(before, features, 3, stride, padding=0 if stride > 1 else 1)
+        self.norm1 = _norm(features)
+        self.conv2 = _conv(features, features)
+        self.norm2 = _norm(features)
+        self.shortcut = nn.Conv2d(before, features, 1, stride)
+        self.shortcut_norm = _norm(features)
+
+    def forward(self, x):
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.norm2(self.conv2(y))
+        return F.relu(y + self.shortcut_norm(self.shortcut(x)), inplace=True)
+
+
+def resnet(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    widths: Sequence[int] = (128, 256, 512, 1024),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """The ResNet whose shortcuts are all convolutions."""
+    before = widths[0]
+    stem = OrderedDict(
+        conv=_conv(image_shape[-1], before),
+        norm=_norm(before),
+        relu=nn.ReLU(inplace=True),
+        dropout=nn.Dropout(dropout),
+    )
+    parts = OrderedDict(stem=nn.Sequential(stem))
+    for stage, width in enumerate(widths, 1):
+        first = Block(before, width, 1 if stage == 1 else 2)
+        blocks = OrderedDict(block1=first, block2=Block(width, width, 1))
+        parts[f"stage{stage}"] = nn.Sequential(blocks)
+        before = width
+    return nn.Sequential(OrderedDict(**parts, mean=Mean(), head=nn.Linear(before, classes)))
+
+
+def crcv(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    stages: Sequence[Sequence[int]],
+    dropout: float = 0.1,
+) -> nn.Module:
+    """The plain CNN."""
+    before, parts = image_shape[-1], OrderedDict()
+    for stage, widths in enumerate(stages, 1):
+        layers = OrderedDict()
+        for n, features in enumerate(widths, 1):
+            layers[f"conv{n}"] = _conv(before, features)
+            if n == len(widths) and stage < len(stages):
+                layers[f"pool{n}"] = nn.MaxPool2d(2)
+            layers[f"norm{n}"] = _norm(features)
+            layers[f"relu{n}"] = nn.ReLU(inplace=True)
+            before = features
+        if stage > 1 and dropout:
+            layers["dropout"] = nn.Dropout(dropout)
+        parts[f"stage{stage}"] = nn.Sequential(layers)
+    return nn.Sequential(OrderedDict(**parts, mean=Mean(), head=nn.Linear(before, classes)))
+
+
+def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Gives the model its weights by path; raises where the paths or shapes are not the same."""
+    state = {}
+    for path, value in weights.items():
+        *module, name = path.split("/")
+        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, (0,))
+        tensor = torch.from_numpy(np.ascontiguousarray(value.transpose(axes)))
+        state[".".join((*module, WEIGHTS[name]))] = tensor
+    counters = {key for key in model.state_dict() if key.endswith("num_batches_tracked")}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or set(missing) - counters:
+        raise ValueError(f"not the same network: {[*missing, *unexpected]}")
+
+
+def count(model: nn.Module) -> int:
+    """Returns the numbers in the parameters and statistics."""
+    tensors = model.state_dict().items()
+    return sum(x.numel() for name, x in tensors if not name.endswith("num_batches_tracked"))

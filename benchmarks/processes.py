@@ -1,0 +1,117 @@
+"""Worker processes: starting them, asking them, ending them."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import ROOT, Job
+from flaxcifar.errors import RunError
+
+# What the libraries read when they are loaded; the others go by the CPUs that they may use.
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+class WorkerError(RunError):
+    """A worker's mistake, in one line."""
+
+
+class Worker:
+    """A process that holds one framework's network, idle unless it is asked something."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
+        """Starts the process and waits until the network is built; raises WorkerError."""
+        self.job = job
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            cwd=ROOT,
+            env=child_environment(job) | dict(environment or {}),
+        )
+        try:
+            self._send(dataclasses.asdict(job))
+        except WorkerError:
+            self.close()
+            raise
+
+    def ask(self, do: str, **keywords: Any) -> dict[str, Any]:
+        """Returns the answer to a command of `benchmarks.worker`; raises WorkerError."""
+        return self._send({"do": do, **keywords})
+
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._log.seek(0)
+            raise WorkerError(last_words(self._process.wait(), self._log.read()))
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(" ".join(answer["error"].split()))
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+
+def child_environment(job: Job) -> dict[str, str]:
+    """Returns the environment of a job's process."""
+    environment = dict(os.environ)
+    for variable in _THREADS:
+        environment[variable] = str(job.threads)
+    if job.framework.startswith("keras-"):
+        environment["KERAS_BACKEND"] = job.framework.removeprefix("keras-")
+    # Several processes share the accelerator, if there is one.
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    return environment
+
+
+def last_words(code: int, log: str) -> str:
+    """Returns a line on a process that has failed: the last that it wrote."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return f"ended with code {code}: {lines[-1] if lines else 'no message'}"
+
+
+def write_arrays(job: Job, directory: Path) -> tuple[Job, float]:
+    """Returns the job with the arrays that all frameworks start from, and the first loss."""
+    path = directory / "arrays.npz"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers.reference", str(path)],
+        input=json.dumps(dataclasses.asdict(job)),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=child_environment(job),
+    )
+    if done.returncode:
+        raise WorkerError(last_words(done.returncode, done.stderr))
+    return dataclasses.replace(job, arrays=str(path)), float(done.stdout.splitlines()[-1])

@@ -1,0 +1,158 @@
+"""How long a run takes from the start of its process: to the first step, and to its end.
+
+    python -m benchmarks.startup --models crcv --frameworks flaxcifar,keras-tensorflow,keras-jax
+
+Each run is a new process that loads the dataset, trains for an epoch with the recipe's
+augmentation, evaluates the test split and writes the weights. Cold: nothing is cached but what the
+operating system has in memory. Warm: flaxcifar has its decoded dataset and JAX its compiled
+programs. Keras gets decoded arrays in both; on TensorFlow it has nothing to warm.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks import arguments, records, report
+from benchmarks.jobs import ROOT, Job
+from benchmarks.processes import WorkerError, child_environment, last_words, write_arrays
+from benchmarks.turns import skip
+from flaxcifar import cli, console
+from flaxcifar.errors import UserError
+
+# What a process reports, in seconds after its start.
+MOMENTS = ("imported", "first_step", "finished")
+
+Row = dict[str, Any]
+
+
+def main(argv: list[str]) -> None:
+    """Measures every model with every framework, cold and warm."""
+    flags = arguments.parser(
+        "startup", __doc__, models="crcv", frameworks="flaxcifar,keras-tensorflow,keras-jax"
+    )
+    flags.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    flags.add_argument("--steps", type=int, help="instead of an epoch; with --quick 3")
+    options = arguments.parse(flags, argv)
+    steps = options.steps or (3 if options.quick else 0)
+    for framework in options.frameworks:
+        if Job(framework).family not in ("flaxcifar", "keras"):
+            raise UserError(f"{framework} has no training loop of its own to measure")
+    rows: list[Row] = []
+    for model in options.models:
+        found = compare(arguments.job(options, model, options.precision), steps, options)
+        records.append(options.output, found)
+        rows += found
+    if not rows:
+        raise UserError("nothing was measured")
+    report.publish(table(rows), panels(rows), options.output)
+
+
+def compare(template: Job, steps: int, options: argparse.Namespace) -> list[Row]:
+    """Returns a row for each framework, cold and warm, over alternating rounds."""
+    console.say(f"{template.model}, {template.precision}, batch {template.batch}")
+    found: dict[tuple[Job, str], list[Row]] = {}
+    broken = set()
+    with tempfile.TemporaryDirectory() as directory:
+        template, _ = write_arrays(template, Path(directory))
+        jobs = [dataclasses.replace(template, framework=name) for name in options.frameworks]
+        for number in range(options.rounds):
+            for job in jobs if number % 2 == 0 else reversed(jobs):
+                if job in broken:
+                    continue
+                # The first run in an empty directory is cold and fills it; the next is warm.
+                with tempfile.TemporaryDirectory() as caches:
+                    try:
+                        for state in ("cold", "warm"):
+                            answer = run(job, steps, caches)
+                            found.setdefault((job, state), []).append(answer)
+                    except WorkerError as error:
+                        broken.add(job)
+                        skip(job, str(error))
+    return [
+        make_row(job, state, answers, options)
+        for (job, state), answers in found.items()
+        if job not in broken
+    ]
+
+
+def run(job: Job, steps: int, caches: str) -> Row:
+    """Returns what a new process reports; `caches` is a directory for whatever can be kept."""
+    environment = child_environment(job) | {
+        "JAX_COMPILATION_CACHE_DIR": f"{caches}/compiled",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, "-m", f"benchmarks.peers.startup_{job.family}"]
+    request = {"job": dataclasses.asdict(job), "steps": steps, "cache_dir": f"{caches}/data"}
+    request["began"] = time.time()
+    done = subprocess.run(
+        command,
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    ended = time.time()
+    if done.returncode:
+        raise WorkerError(last_words(done.returncode, done.stderr))
+    return json.loads(done.stdout.splitlines()[-1]) | {"finished": ended - request["began"]}
+
+
+def make_row(job: Job, state: str, answers: list[Row], options: argparse.Namespace) -> Row:
+    """Returns the medians over the rounds."""
+    seconds = {moment: [answer[moment] for answer in answers] for moment in MOMENTS}
+    return (
+        records.common("startup", job, answers[0])
+        | {"state": state, "steps": answers[0]["steps"], "n": len(answers)}
+        | {f"{moment}_seconds": statistics.median(seconds[moment]) for moment in MOMENTS}
+        | {f"{moment}_spread": records.spread(seconds[moment]) for moment in MOMENTS}
+        | {"quick": options.quick}
+    )
+
+
+def table(rows: list[Row]) -> Table:
+    """Returns the rows as a table."""
+    cells = [
+        (
+            row["model"],
+            row["framework"],
+            row["state"],
+            *(f"{row[f'{moment}_seconds']:.1f}" for moment in MOMENTS),
+            f"{row['finished_spread']['min']:.1f}-{row['finished_spread']['max']:.1f}",
+        )
+        for row in rows
+    ]
+    row = rows[0]
+    title = (
+        f"Seconds from the start of a process, {row['steps']} steps of {row['batch']}, "
+        f"{row['device']}, {row['threads']} threads, median of {row['n']}"
+    )
+    columns = ("model", "framework", "caches", "imports", "first step", "finished", "range")
+    return report.make_table(title, columns, cells)
+
+
+def panels(rows: list[Row]) -> dict[str, report.Bars]:
+    """Returns the plot: the first step and the end."""
+    result: dict[str, dict] = {"first_step": {}, "finished": {}}
+    for row in rows:
+        for moment, bars in result.items():
+            low, high = (row[f"{moment}_spread"][end] for end in ("min", "max"))
+            group = bars.setdefault(f"{row['model']}\n{row['framework']}", {})
+            group[row["state"]] = (row[f"{moment}_seconds"], low, high)
+    return {
+        "seconds to the first step": result["first_step"],
+        "seconds to the end": result["finished"],
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)
