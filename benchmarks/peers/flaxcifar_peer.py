@@ -114,8 +114,7 @@ def write_arrays(job: Job, path: Path) -> float:
     """Writes the weights at the start and a batch that all frameworks take; returns its loss.
 
     The loss is in float32 with XLA's own convolutions. With the arrays goes the dataset, for those
-    that read it there: uint8 images and labels, at most 20,000 to train on, and the recipe's
-    normalization.
+    that read it there: uint8 images, labels, and the recipe's normalization.
     """
     job = dataclasses.replace(job, framework="flaxcifar-xla", precision="float32")
     experiment = build(recipe(job, "model.dropout=0.0"))
@@ -127,11 +126,10 @@ def write_arrays(job: Job, path: Path) -> float:
     weights = experiment.params | experiment.batch_stats
     everything = weights | {"batch/image": images, "batch/label": labels}
     np.savez(path, **{key: np.asarray(value) for key, value in everything.items()})
-    few = slice(None, 20_000)
     np.savez(
         path.with_name("dataset.npz"),
-        images=split.images[few],
-        labels=split.labels[few],
+        images=split.images,
+        labels=split.labels,
         mean=np.float32(normalization.mean),
         std=np.float32(normalization.std),
         test_images=experiment.dataset.test.images,

@@ -31,8 +31,8 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
     Returns:
       [N, OH, OW, O] of the same dtype.
     """
-    fits = not exact and rhs.shape[2] >= 16
-    return _convolution(lhs, rhs, g, winograd.tile_size(g, lhs.shape, rhs.shape) if fits else 0)
+    m = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape)
+    return _convolution(lhs, rhs, g, m)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

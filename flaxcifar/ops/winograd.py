@@ -42,10 +42,12 @@ _CHUNK = 128  # tiles whose products are computed at once
 def tile_size(g: Geometry, lhs: Sequence[int], rhs: Sequence[int]) -> int:
     """Returns m, 4 or 2, for a convolution of these shapes; 0 where the algorithm does not pay.
 
-    The transformed kernel is (m + 2)^2 / 9 times as large as the kernel: many tiles must use it.
+    The transformed kernel is (m + 2)^2 / 9 times as large as the kernel: many tiles must use it. The
+    transforms of the activations must be small beside the products, which need channels for that.
     """
     fits = tuple(rhs[:2]) == (3, 3) and g.strides == g.dilation == (1, 1) and g.groups == 1
-    if not fits or max(g.padding[0] + g.padding[1]) > 2 or rhs[3] < 16 or max(rhs[2:]) > 16384:
+    channels = min(rhs[2:]) >= 16 and max(rhs[2:]) <= 16384
+    if not (fits and channels) or max(g.padding[0] + g.padding[1]) > 2:
         return 0
     n, height, width, _ = g.output_shape(lhs, rhs)
     tiles = {m: n * -(-height // m) * -(-width // m) for m in (4, 2)}

@@ -27,6 +27,7 @@ def test_matrices_give_a_correlation(m):
         ((128, 6, 6, 64), (3, 3, 64, 64), Geometry((1, 1), ((0, 0), (0, 0))), 4),
         ((8, 4, 4, 64), (3, 3, 64, 64), Geometry((1, 1), SAME), 0),  # too few tiles
         ((128, 8, 8, 64), (3, 3, 64, 8), Geometry((1, 1), SAME), 0),  # too few channels
+        ((128, 8, 8, 3), (3, 3, 3, 64), Geometry((1, 1), SAME), 0),
         ((128, 8, 8, 64), (3, 3, 64, 64), Geometry((2, 2), SAME), 0),
         ((128, 8, 8, 64), (3, 3, 64, 64), Geometry((1, 1), SAME, (2, 2)), 0),
         ((128, 8, 8, 64), (3, 3, 32, 64), Geometry((1, 1), SAME, groups=2), 0),
