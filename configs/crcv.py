@@ -1,6 +1,9 @@
 """A plain sequential CNN that a laptop trains, with early stopping.
 
 python -m flaxcifar.main --config configs/crcv.py [--config.model.size=heavy]
+
+With --config.data.name=cifar10 --config.total_epochs=5, on a JPEG copy of CIFAR-10: 75.13 % test
+accuracy (n = 1, 2 CPU cores). The full 200 epochs have not been measured.
 """
 
 from flaxcifar.config import default_config

