@@ -16,15 +16,47 @@ from flaxcifar.ops import convolution
 
 _glorot_uniform = nnx.initializers.glorot_uniform()
 
-Conv = partial(
-    nnx.Conv, padding="SAME", kernel_init=_glorot_uniform, conv_general_dilated=convolution
-)
 Linear = partial(nnx.Linear, kernel_init=_glorot_uniform)
 
 
 def make_head(features: int, num_classes: int, rngs: nnx.Rngs) -> nnx.Linear:
     """Returns the last layer; it computes in its parameters' precision, and so are its logits."""
     return Linear(features, num_classes, dtype=None, rngs=rngs)
+
+
+class Conv(nnx.Conv):
+    """A convolution with bias and SAME padding.
+
+    The bias is added, and its gradient summed, in float32 for every `dtype`: sums of a hundred
+    thousand bfloat16 numbers would be both rough and, on a CPU, slower than the convolution.
+    """
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        kernel_size: tuple[int, int],
+        strides: tuple[int, int] = (1, 1),
+        *,
+        dtype: jnp.dtype | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            features_in,
+            features,
+            kernel_size,
+            strides,
+            padding="SAME",
+            dtype=dtype,
+            kernel_init=_glorot_uniform,
+            conv_general_dilated=convolution,
+            rngs=rngs,
+        )
+        self.use_bias = False  # not by nnx.Conv
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = super().__call__(x)
+        return (y.astype(jnp.promote_types(y.dtype, jnp.float32)) + self.bias[...]).astype(y.dtype)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -80,14 +112,39 @@ class Dropout(nnx.Module):
         return jnp.where(kept, scaled, 0)
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """Returns the maxima of 2 x 2 windows of `x` [B, H, W, C]; an odd last row or column is left.
 
-    The maximum of four slices has a much faster gradient than a reduction over windows (a
-    select-and-scatter). Where several elements of a window are largest they share the gradient,
-    which frameworks that give it to the first do not; behind a ReLU that makes no difference to
-    parameters, whose gradients pass through zero or through sums over such elements.
+    Where several elements of a window are largest they share the gradient evenly, which frameworks
+    that give it to the first do not; behind a ReLU that makes no difference to parameters, whose
+    gradients pass through zero or through sums over such elements. Both directions are plain loops:
+    a reduction over windows has a select-and-scatter for its gradient, many times slower on a CPU.
     """
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    a, b, c, d = (x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
+    a, b, c, d = _corners(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def _corners(x: jax.Array) -> list[jax.Array]:
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+
+
+def _max_pool_forward(x):
+    y = max_pool(x)
+    return y, (x, y)
+
+
+def _max_pool_backward(saved, dy):
+    x, y = saved
+    batch, height, width, channels = y.shape
+    winners = sum((corner == y).astype(jnp.float32) for corner in _corners(x))
+    share = (dy / winners).astype(dy.dtype)
+    windows = x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
+    wins = windows == y[:, :, None, :, None]
+    dx = jnp.where(wins, share[:, :, None, :, None], 0)
+    dx = dx.reshape(batch, 2 * height, 2 * width, channels)
+    return (jnp.pad(dx, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
