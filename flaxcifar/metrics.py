@@ -46,8 +46,12 @@ def measure(
       penalty: the L2 term of the batch's mean loss.
     """
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), labels.shape)
-    top = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
-    prediction = top[:, 0]
+    prediction = jnp.argmax(logits, axis=-1)
+    # The number of classes before the label, those of equal logits in order: sorting costs far
+    # more. All of them where logits are NaN.
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    later = jnp.arange(logits.shape[-1]) >= labels[:, None]
+    before = jnp.sum(~((logits < own) | ((logits == own) & later)), axis=-1)
     if superclass_of is None:
         coarse = jnp.zeros_like(mask)
     else:
@@ -59,7 +63,7 @@ def measure(
         loss=jnp.sum(jnp.where(mask > 0, losses, 0.0)),
         penalty=penalty * count,
         correct=jnp.sum((prediction == labels) * mask),
-        top5_correct=jnp.sum(jnp.any(top == labels[:, None], axis=-1) * mask),
+        top5_correct=jnp.sum((before < 5) * mask),
         coarse_correct=jnp.sum(coarse * mask),
         count=count,
     )
