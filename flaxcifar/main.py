@@ -6,7 +6,7 @@ An interrupted run goes on when the same command, --workdir included, is given a
 import argparse
 from pathlib import Path
 
-from flaxcifar import cli, config
+from flaxcifar import cli, config, huge_pages
 from flaxcifar.workdir import fresh_workdir
 
 
@@ -30,4 +30,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_them()
     cli.run(main)
