@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -125,6 +126,11 @@ def build(config: Any) -> Experiment:
         remarks.append(
             f"early stopping (patience {patience}) comes before the learning rate is reduced "
             f"(patience {plateau.patience})"
+        )
+    if config.precision == "bfloat16" and jax.default_backend() == "cpu" and not ops.has_bfloat16():
+        remarks.append(
+            "this processor multiplies no bfloat16 numbers (AVX-512 BF16 or AMX would): they save "
+            "memory here, but no time; precision=float32 is likely faster"
         )
     MODELS.get(config.model.name)
 

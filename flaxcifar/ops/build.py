@@ -23,6 +23,7 @@ import tempfile
 import jax
 
 from flaxcifar.errors import UserError
+from flaxcifar.ops.processor import instruction_sets
 
 SOURCE = pathlib.Path(__file__).parent / "native"
 PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
@@ -93,15 +94,11 @@ def _path() -> pathlib.Path:
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     parts = [source.read_bytes() for source in sorted(SOURCE.iterdir())]
     versions = [importlib.metadata.version(name) for name in ("jaxlib", *PACKAGES)]
-    parts += [repr((FLAGS, versions, _location(PACKAGES[0]), _compiler(), _processor())).encode()]
+    parts += [
+        repr((FLAGS, versions, _location(PACKAGES[0]), _compiler(), instruction_sets())).encode()
+    ]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return pathlib.Path(cache) / "flaxcifar" / f"convolution-{name}.so"
-
-
-def _processor() -> str:
-    """Returns the instruction sets of this machine's processor."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith("flags")), platform.machine())
 
 
 if __name__ == "__main__":

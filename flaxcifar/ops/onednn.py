@@ -26,8 +26,8 @@ def threads() -> int:
 
 
 @functools.cache
-def load() -> None:
-    """Builds the library if it is not there, loads it and tells JAX of it.
+def load() -> ctypes.CDLL:
+    """Returns the library, built if it is not there, after telling JAX of it.
 
     Raises UserError if a package or the compiler is missing.
     """
@@ -43,6 +43,7 @@ def load() -> None:
     for name in PASSES:
         symbol = getattr(library, f"flaxcifar_convolution_{name}")
         jax.ffi.register_ffi_target(_target(name), jax.ffi.pycapsule(symbol), platform="cpu")
+    return library
 
 
 def _target(name: str) -> str:
@@ -62,6 +63,9 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
       [N, OH, OW, O] of the same dtype.
     """
     tile = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape)
+    if not tile and lhs.dtype == jnp.bfloat16 and not load().flaxcifar_onednn_has_bfloat16():
+        wide = (array.astype(jnp.float32) for array in (lhs, rhs))
+        return _convolution(*wide, g, tile).astype(lhs.dtype)
     return _convolution(lhs, rhs, g, tile)
 
 

@@ -50,7 +50,7 @@ def test_built_once_a_source_and_machine(packages, monkeypatch):
     first = build.library()
     assert first.read_text() == "made\n" and build.library() == first
     assert count.read_text() == "x\n"
-    monkeypatch.setattr(build, "_processor", lambda: "another")
+    monkeypatch.setattr(build, "instruction_sets", lambda: "another")
     build._path.cache_clear()
     assert build.library() != first
     assert count.read_text() == "x\nx\n"

@@ -1,6 +1,8 @@
 """The compiled library: shapes at random, many callers at once, work that is left out."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -54,13 +56,34 @@ def test_random_shapes(onednn, problem, dtype):
 
 @pytest.mark.parametrize("channels", [(16, 320), (352, 352)])
 def test_large_kernels(onednn, channels):
-    """Both of Winograd's orders of work, and a batch that is no multiple of a tile block."""
+    """Winograd with a chunk for each thread and with one that all share; blocks partly filled."""
     x, kernel, dy = random_operands((67, 4, 4, channels[0]), (3, 3, *channels))
     g = Geometry((1, 1), ((1, 1), (1, 1)))
     right = convolve(x, kernel, dy)
     result, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, g), x, kernel)
     for got, wanted in zip((result, *pullback(dy(right[0].shape))), right, strict=True):
         assert error(got, wanted) < TOLERANCE["float32"]
+
+
+def test_bfloat16_without_avx512(onednn, tmp_path):
+    """oneDNN has no bfloat16 then; where this processor has AVX-512 it is told not to use it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import jax, jax.numpy as jnp\n"
+        "from flaxcifar.ops import use\n"
+        "from flaxcifar.ops.geometry import Geometry\n"
+        "from flaxcifar.ops.onednn import convolution, load\n"
+        "use('onednn')\n"
+        "assert not load().flaxcifar_onednn_has_bfloat16()\n"
+        "x, kernel = jnp.ones((2, 4, 4, 3), jnp.bfloat16), jnp.ones((1, 1, 3, 5), jnp.bfloat16)\n"
+        "g = Geometry((2, 2), ((0, 0), (0, 0)))\n"
+        "y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, g), x, kernel)\n"
+        "dx, dkernel = pullback(y)\n"
+        "assert y.dtype == dx.dtype == dkernel.dtype == jnp.bfloat16\n"
+        "assert (y == 3).all() and dx[0, 0, 0, 0] == 15 and (dkernel == 24).all()\n"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, script], env=environment, check=True)
 
 
 def test_many_callers_at_once(onednn):

@@ -3,10 +3,13 @@
 // An output tile of m x m costs A = (m + 2)^2 products instead of 9 m^2: a quarter for m = 4. The
 // tiles of all images are rows of A matrix products [tiles, c] x [c, k]. Blocks of kRows tiles lie so
 // that a register tile's operands are contiguous:
-//   V [tile block][c / kLanes][A][kRows][kLanes]   transformed input
-//   M [tile block][k / kCols][A][kRows][kCols]     products, or the transformed output gradient
-//   U [k / kCols][A][c][kCols]                     transformed kernel, or its gradient
-// Channels are filled up with zeros to whole vectors.
+//   V [A][tile block][c / kLanes][kRows][kLanes]   transformed input
+//   M [A][tile block][k / kCols][kRows][kCols]     products, or the transformed output gradient
+//   U [A][k / kCols][c][kCols]                     transformed kernel, or its gradient
+// Channels are filled up with zeros to whole vectors. V and M hold one chunk of the tile blocks at a
+// time. Where U is small every thread has its own chunk, which stays in its cache with U; where U is
+// large all threads share one and divide its A products among them, so that U is read once for many
+// tiles.
 #pragma once
 
 #include <omp.h>
@@ -15,6 +18,10 @@
 
 #include "transforms.h"
 #include "window.h"
+
+constexpr int64_t kPad = 16;               // floats: a cache line
+constexpr int64_t kCached = 1 << 15;       // floats of V that stay in a core's cache
+constexpr int64_t kSharedKernel = 1 << 21; // floats of U from which on all threads share a chunk
 
 template <int m>
 class Winograd {
@@ -26,20 +33,26 @@ class Winograd {
   const int64_t blocks = divide_up(tiles, kRows), depths = divide_up(s.c, kLanes);
   const int64_t panels = divide_up(s.k, kCols), vectors = divide_up(s.k, kLanes);
   const int64_t c_rows = depths * kLanes;  // of U
-  const int64_t v_size = depths * A * kRows * kLanes;  // of one tile block
-  const int64_t m_size = A * kRows * kCols;            // of one tile block and panel
-  const int64_t u_size = A * c_rows * kCols;              // of one panel
   const int threads = omp_get_max_threads();
+  const bool shared = A * panels * c_rows * kCols > kSharedKernel;
+  const int64_t chunk = shared ? shared_chunk() : own_chunk();  // tile blocks that V and M hold
 
-  // Large kernels: every thread takes whole panels of U, which stay in its cache, for all tiles.
-  // Small ones: every thread takes groups of tile blocks for the whole of U.
-  bool by_panel() const { return panels * u_size > 3 << 20 || panels * u_size * threads > 24 << 20; }
+  // Strides of V, M and U. Those of a power of two would fill few sets of the caches: kPad prevents it.
+  const int64_t v_block = depths * kRows * kLanes + kPad, v_x = chunk * v_block + kPad;
+  const int64_t m_panel = kRows * kCols, m_block = panels * m_panel + kPad, m_x = chunk * m_block + kPad;
+  const int64_t u_panel = c_rows * kCols, u_x = panels * u_panel + kPad;
 
-  // Tile blocks of a group: enough that U is read from the outer cache seldom, within 1 MiB of V, M.
-  int64_t group() const {
-    const int64_t cached = (1 << 18) / (v_size + panels * m_size);
-    const int64_t least = panels * u_size > 1 << 20 ? 4 : 1;
+  // Enough that U is read from the outer cache seldom, within 1 MiB of V and M.
+  int64_t own_chunk() const {
+    const int64_t cached = (1 << 18) / (A * kRows * (c_rows + panels * kCols));
+    const int64_t least = A * panels * c_rows * kCols > 1 << 20 ? 4 : 1;
     return std::clamp<int64_t>(cached, least, std::max<int64_t>(least, divide_up(blocks, threads)));
+  }
+
+  // All tile blocks, within 128 MiB of V and M.
+  int64_t shared_chunk() const {
+    const int64_t most = (1 << 25) / (A * kRows * (c_rows + panels * kCols));
+    return std::clamp<int64_t>(most, 1, blocks);
   }
 
   static const void* zeros() {
@@ -54,54 +67,80 @@ class Winograd {
     return {tile / (rows * cols), tile / cols % rows * m, tile % cols * m};
   }
 
+  // Pointers to the pixels of the tile at `corner`, all inside [n, height, width, channels] or zeros.
+  template <int size, class X>
+  static void pixels(const X* x, int64_t height, int64_t width, int64_t channels, Place corner,
+                     bool exists, const X* (&pixel)[size][size]) {
+    for (int i = 0; i < size; i++)
+      for (int j = 0; j < size; j++) {
+        const int64_t y = corner.y + i, z = corner.x + j;
+        const bool inside = exists && y >= 0 && y < height && z >= 0 && z < width;
+        pixel[i][j] = inside ? x + ((corner.image * height + y) * width + z) * channels
+                             : static_cast<const X*>(zeros());
+      }
+  }
+
+  // V of one tile block. All tiles' lanes of one depth fill whole cache lines before the next depth.
   template <class X>
   void input(const X* x, int64_t block, float* v) const {
+    const X* pixel[kRows][a][a];
     for (int r = 0; r < kRows; r++) {
-      const int64_t tile = block * kRows + r;
-      float* row = v + r * kLanes;
-      if (tile >= tiles) {
-        for (int64_t q = 0; q < depths * A; q++) store(row + q * kRows * kLanes, Vector{});
-        continue;
-      }
-      const Place at = place(tile);
-      const X* pixel[a][a];
-      for (int i = 0; i < a; i++)
-        for (int j = 0; j < a; j++) {
-          const int64_t y = at.y - s.top + i, z = at.x - s.left + j;
-          const bool inside = y >= 0 && y < s.h && z >= 0 && z < s.w;
-          pixel[i][j] = inside ? x + ((at.image * s.h + y) * s.w + z) * s.c
-                               : static_cast<const X*>(zeros());
-        }
-      for (int64_t q = 0; q < depths; q++) {
+      Place corner = place(block * kRows + r);
+      corner.y -= s.top;
+      corner.x -= s.left;
+      pixels(x, s.h, s.w, s.c, corner, block * kRows + r < tiles, pixel[r]);
+    }
+    for (int64_t q = 0; q < depths; q++)
+      for (int r = 0; r < kRows; r++) {
         const int64_t lanes = s.c - q * kLanes;
-        const auto put = [&](int i, int j, Vector o) INLINE {
-          store(row + (q * A + i * a + j) * kRows * kLanes, o);
-        };
+        float* to = v + (q * kRows + r) * kLanes;
+        const auto put = [&](int i, int j, Vector o) INLINE { store(to + (i * a + j) * v_x, o); };
         if (lanes >= kLanes)
           sandwich<a, a>(
-              T::input, [&](int i, int j) INLINE { return load(pixel[i][j] + q * kLanes); }, put);
+              T::input, [&](int i, int j) INLINE { return load(pixel[r][i][j] + q * kLanes); },
+              put);
         else
           sandwich<a, a>(
-              T::input, [&](int i, int j) { return load(pixel[i][j] + q * kLanes, lanes); }, put);
+              T::input, [&](int i, int j) { return load(pixel[r][i][j] + q * kLanes, lanes); },
+              put);
       }
-    }
   }
 
-  // Position of vector q of the output's channels in one tile block's panels first..last.
-  int64_t in_panel(int64_t q, int64_t first) const {
-    return (q / kVectors - first) * m_size + q % kVectors * kLanes;
+  // Z, in the place of M, of one tile block.
+  template <class Y>
+  void output_gradient(const Y* dy, int64_t block, float* z) const {
+    const Y* pixel[kRows][m][m];
+    for (int r = 0; r < kRows; r++)
+      pixels(dy, s.oh, s.ow, s.k, place(block * kRows + r), block * kRows + r < tiles, pixel[r]);
+    for (int64_t q = 0; q < vectors; q++)
+      for (int r = 0; r < kRows; r++) {
+        const int64_t lanes = s.k - q * kLanes;
+        float* to = z + in_panel(q) + r * kCols;
+        const auto put = [&](int i, int j, Vector o) INLINE { store(to + (i * a + j) * m_x, o); };
+        if (lanes >= kLanes)
+          sandwich<a, m>(
+              T::output_gradient,
+              [&](int i, int j) INLINE { return load(pixel[r][i][j] + q * kLanes); }, put);
+        else
+          sandwich<a, m>(
+              T::output_gradient,
+              [&](int i, int j) { return load(pixel[r][i][j] + q * kLanes, lanes); }, put);
+      }
   }
+
+  // Position of vector q of the output's channels in one tile block.
+  static int64_t in_panel(int64_t q) { return q / kVectors * kRows * kCols + q % kVectors * kLanes; }
 
   template <class Y>
-  void output(const float* product, int64_t block, int64_t first, int64_t last, Y* y) const {
+  void output(const float* product, int64_t block, Y* y) const {
     for (int r = 0; r < kRows && block * kRows + r < tiles; r++) {
       const Place at = place(block * kRows + r);
       Y* pixel = y + ((at.image * s.oh + at.y) * s.ow + at.x) * s.k;
       const int64_t height = s.oh - at.y, width = s.ow - at.x;
-      for (int64_t q = first * kVectors; q < std::min(last * kVectors, vectors); q++) {
-        const float* from = product + in_panel(q, first) + r * kCols;
+      for (int64_t q = 0; q < vectors; q++) {
+        const float* from = product + in_panel(q) + r * kCols;
         const int64_t lanes = s.k - q * kLanes;
-        const auto get = [&](int i, int j) INLINE { return load(from + (i * a + j) * kRows * kCols); };
+        const auto get = [&](int i, int j) INLINE { return load(from + (i * a + j) * m_x); };
         if (lanes >= kLanes)
           sandwich<m, a>(T::output, get, [&](int i, int j, Vector o) INLINE {
             if (i < height && j < width) store(pixel + (i * s.ow + j) * s.k + q * kLanes, o);
@@ -110,36 +149,6 @@ class Winograd {
           sandwich<m, a>(T::output, get, [&](int i, int j, Vector o) {
             if (i < height && j < width) store(pixel + (i * s.ow + j) * s.k + q * kLanes, o, lanes);
           });
-      }
-    }
-  }
-
-  template <class Y>
-  void output_gradient(const Y* dy, int64_t block, int64_t first, int64_t last, float* z) const {
-    for (int r = 0; r < kRows; r++) {
-      const int64_t tile = block * kRows + r;
-      const Place at = place(std::min(tile, tiles - 1));
-      const Y* pixel[m][m];
-      for (int i = 0; i < m; i++)
-        for (int j = 0; j < m; j++) {
-          const bool inside = tile < tiles && at.y + i < s.oh && at.x + j < s.ow;
-          pixel[i][j] = inside ? dy + ((at.image * s.oh + at.y + i) * s.ow + at.x + j) * s.k
-                               : static_cast<const Y*>(zeros());
-        }
-      for (int64_t q = first * kVectors; q < std::min(last * kVectors, vectors); q++) {
-        float* to = z + in_panel(q, first) + r * kCols;
-        const int64_t lanes = s.k - q * kLanes;
-        const auto put = [&](int i, int j, Vector o) INLINE {
-          store(to + (i * a + j) * kRows * kCols, o);
-        };
-        if (lanes >= kLanes)
-          sandwich<a, m>(
-              T::output_gradient,
-              [&](int i, int j) INLINE { return load(pixel[i][j] + q * kLanes); }, put);
-        else
-          sandwich<a, m>(
-              T::output_gradient,
-              [&](int i, int j) { return load(pixel[i][j] + q * kLanes, lanes); }, put);
       }
     }
   }
@@ -170,7 +179,7 @@ class Winograd {
           float* to = u + (c + e) * kCols + q % kVectors * kLanes;
           sandwich<a, 3>(
               T::kernel, [&](int i, int j) INLINE { return load(square[i * 3 + j][e]); },
-              [&](int i, int j, Vector o) INLINE { store(to + (i * a + j) * c_rows * kCols, o); });
+              [&](int i, int j, Vector o) INLINE { store(to + (i * a + j) * u_x, o); });
         }
       }
   }
@@ -183,7 +192,7 @@ class Winograd {
         const int64_t lanes = std::min<int64_t>(kLanes, s.k - q * kLanes);
         sandwich<3, a>(
             T::kernel_gradient,
-            [&](int i, int j) INLINE { return load(from + (i * a + j) * c_rows * kCols); },
+            [&](int i, int j) INLINE { return load(from + (i * a + j) * u_x); },
             [&](int i, int j, Vector o) INLINE {
               K* to = dg + ((i * 3 + j) * s.c + c) * s.k + q * kLanes;
               lanes == kLanes ? store(to, o) : store(to, o, lanes);
@@ -191,24 +200,38 @@ class Winograd {
       }
   }
 
-  // M of `count` tile blocks and of panels first..last, whose U starts at u.
-  void products(const float* v, int64_t count, const float* u, int64_t n, float* product) const {
-    for (int x = 0; x < A; x++)
-      for (int64_t p = 0; p < n; p++)
-        for (int64_t b = 0; b < count; b++)
-          multiply(v + b * v_size + x * kRows * kLanes, depths, A * kRows * kLanes,
-                   u + p * u_size + x * c_rows * kCols, product + (b * n + p) * m_size + x * kRows * kCols);
+  // Panels first..last of product x of `count` tile blocks: M = V U.
+  void multiply_panels(int x, const float* v, int64_t count, const float* u, int64_t first,
+                       int64_t last, float* product) const {
+    const int64_t most = std::max<int64_t>(1, kCached / (c_rows * kRows));
+    for (int64_t start = 0; start < count; start += most)
+      for (int64_t p = first; p < last; p++)
+        for (int64_t b = start; b < std::min(start + most, count); b++)
+          multiply(v + x * v_x + b * v_block, depths, kRows * kLanes, u + x * u_x + p * u_panel,
+                   product + x * m_x + b * m_block + p * m_panel);
   }
 
-  // U (+)= V^T Z over `count` tile blocks.
-  void gradient_products(const float* v, int64_t count, const float* z, int64_t n, float* u,
-                         bool add) const {
-    for (int x = 0; x < A; x++)
-      for (int64_t p = 0; p < n; p++)
-        for (int64_t c = 0; c < c_rows; c += kTransposedRows)
-          multiply_transposed(v + (c / kLanes * A + x) * kRows * kLanes + c % kLanes, count, v_size,
-                              z + p * m_size + x * kRows * kCols, n * m_size,
-                              u + p * u_size + (x * c_rows + c) * kCols, add);
+  // The same panels of the kernel's gradient from `count` tile blocks: U (+)= V^T Z.
+  void multiply_gradients(int x, const float* v, int64_t count, const float* z, int64_t first,
+                          int64_t last, float* u, bool add) const {
+    const int64_t most = std::max<int64_t>(1, kCached / (count * kRows * kLanes)) * kLanes;
+    for (int64_t start = 0; start < c_rows; start += most)
+      for (int64_t p = first; p < last; p++)
+        for (int64_t c = start; c < std::min(start + most, c_rows); c += kTransposedRows)
+          multiply_transposed(v + x * v_x + c / kLanes * kRows * kLanes + c % kLanes, count, v_block,
+                              z + x * m_x + p * m_panel, m_block,
+                              u + x * u_x + p * u_panel + c * kCols, add);
+  }
+
+  // work(x, first panel, last panel) for all A products, shared by the threads of a team.
+  template <class Work>
+  void share(Work work) const {
+    const int64_t parts = std::min(panels, divide_up(4 * threads, A));
+#pragma omp for schedule(dynamic)
+    for (int64_t j = 0; j < A * parts; j++) {
+      const int64_t part = j % parts;
+      work(static_cast<int>(j / parts), panels * part / parts, panels * (part + 1) / parts);
+    }
   }
 
  public:
@@ -217,42 +240,36 @@ class Winograd {
   // y [n, oh, ow, k] of x [n, h, w, c].
   template <class X>
   void forward(const X* x, const X* g, X* y, bool turned) const {
-    if (by_panel()) {
-      const int64_t own = u_size + blocks * m_size;
-      float* v = scratch(blocks * v_size + threads * own);
-#pragma omp parallel
-      {
-#pragma omp for schedule(dynamic)
-        for (int64_t b = 0; b < blocks; b++) input(x, b, v + b * v_size);
-        float* u = v + blocks * v_size + omp_get_thread_num() * own;
-        float* product = u + u_size;
-#pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < panels; p++) {
-          kernel(g, turned, p, 0, s.c, u);
-          products(v, blocks, u, 1, product);
-          for (int64_t b = 0; b < blocks; b++) output(product + b * m_size, b, p, p + 1, y);
-        }
-      }
-      return;
-    }
-    const int64_t size = group(), own = size * (v_size + panels * m_size);
-    float* u = scratch(panels * u_size + threads * own);
+    const int64_t own = A * (v_x + m_x);
+    float* u = scratch(A * u_x + (shared ? 1 : threads) * own);
 #pragma omp parallel
     {
 #pragma omp for schedule(dynamic)
       for (int64_t j = 0; j < panels * depths; j++) {
         const int64_t p = j / depths, c = j % depths * kLanes;
-        kernel(g, turned, p, c, c + kLanes, u + p * u_size);
+        kernel(g, turned, p, c, c + kLanes, u + p * u_panel);
       }
-      float* v = u + panels * u_size + omp_get_thread_num() * own;
-      float* product = v + size * v_size;
+      float* v = u + A * u_x + (shared ? 0 : omp_get_thread_num()) * own;
+      float* product = v + A * v_x;
+      if (shared) {
+        for (int64_t first = 0; first < blocks; first += chunk) {
+          const int64_t count = std::min(chunk, blocks - first);
 #pragma omp for schedule(dynamic)
-      for (int64_t first = 0; first < blocks; first += size) {
-        const int64_t count = std::min(size, blocks - first);
-        for (int64_t b = 0; b < count; b++) input(x, first + b, v + b * v_size);
-        products(v, count, u, panels, product);
-        for (int64_t b = 0; b < count; b++)
-          output(product + b * panels * m_size, first + b, 0, panels, y);
+          for (int64_t b = 0; b < count; b++) input(x, first + b, v + b * v_block);
+          share([&](int xi, int64_t from, int64_t to) {
+            multiply_panels(xi, v, count, u, from, to, product);
+          });
+#pragma omp for schedule(dynamic)
+          for (int64_t b = 0; b < count; b++) output(product + b * m_block, first + b, y);
+        }
+      } else {
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < blocks; first += chunk) {
+          const int64_t count = std::min(chunk, blocks - first);
+          for (int64_t b = 0; b < count; b++) input(x, first + b, v + b * v_block);
+          for (int xi = 0; xi < A; xi++) multiply_panels(xi, v, count, u, 0, panels, product);
+          for (int64_t b = 0; b < count; b++) output(product + b * m_block, first + b, y);
+        }
       }
     }
   }
@@ -260,42 +277,38 @@ class Winograd {
   // The gradient dg [3, 3, c, k] of the kernel.
   template <class X>
   void kernel_gradient(const X* x, const X* dy, X* dg) const {
-    if (by_panel()) {
-      const int64_t own = u_size + blocks * m_size;
-      float* v = scratch(blocks * v_size + threads * own);
-#pragma omp parallel
-      {
-#pragma omp for schedule(dynamic)
-        for (int64_t b = 0; b < blocks; b++) input(x, b, v + b * v_size);
-        float* u = v + blocks * v_size + omp_get_thread_num() * own;
-        float* z = u + u_size;
-#pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < panels; p++) {
-          for (int64_t b = 0; b < blocks; b++) output_gradient(dy, b, p, p + 1, z + b * m_size);
-          gradient_products(v, blocks, z, 1, u, false);
-          kernel_gradient(u, p, 0, s.c, dg);
-        }
-      }
-      return;
-    }
-    const int64_t size = group(), own = panels * u_size + size * (v_size + panels * m_size);
-    float* memory = scratch(threads * own);
+    const int64_t own = A * (u_x + v_x + m_x);
+    float* memory = scratch((shared ? 1 : threads) * own);
     std::vector<char> used(threads, 0);
 #pragma omp parallel
     {
-      const int id = omp_get_thread_num();
+      const int id = shared ? 0 : omp_get_thread_num();
       float* u = memory + id * own;
-      float* v = u + panels * u_size;
-      float* z = v + size * v_size;
-#pragma omp for schedule(static)  // the same partial sums in every run
-      for (int64_t first = 0; first < blocks; first += size) {
-        const int64_t count = std::min(size, blocks - first);
-        for (int64_t b = 0; b < count; b++) {
-          input(x, first + b, v + b * v_size);
-          output_gradient(dy, first + b, 0, panels, z + b * panels * m_size);
+      float* v = u + A * u_x;
+      float* z = v + A * v_x;
+      const auto transform = [&](int64_t block, int64_t b) {
+        input(x, block, v + b * v_block);
+        output_gradient(dy, block, z + b * m_block);
+      };
+      if (shared) {
+        for (int64_t first = 0; first < blocks; first += chunk) {
+          const int64_t count = std::min(chunk, blocks - first);
+#pragma omp for schedule(dynamic)
+          for (int64_t b = 0; b < count; b++) transform(first + b, b);
+          share([&](int xi, int64_t from, int64_t to) {
+            multiply_gradients(xi, v, count, z, from, to, u, first > 0);
+          });
         }
-        gradient_products(v, count, z, panels, u, used[id]);
-        used[id] = 1;
+        used[0] = 1;
+      } else {
+#pragma omp for schedule(static)  // the same partial sums in every run
+        for (int64_t first = 0; first < blocks; first += chunk) {
+          const int64_t count = std::min(chunk, blocks - first);
+          for (int64_t b = 0; b < count; b++) transform(first + b, b);
+          for (int xi = 0; xi < A; xi++)
+            multiply_gradients(xi, v, count, z, 0, panels, u, used[id]);
+          used[id] = 1;
+        }
       }
 #pragma omp for schedule(dynamic)
       for (int64_t j = 0; j < panels * depths; j++) {
@@ -303,11 +316,11 @@ class Winograd {
         float* sum = nullptr;
         for (int t = 0; t < threads; t++) {
           if (!used[t]) continue;
-          float* part = memory + t * own + p * u_size;
+          float* part = memory + t * own + p * u_panel;
           if (sum != nullptr)
             for (int xi = 0; xi < A; xi++)
               for (int64_t e = 0; e < kLanes * kCols; e += kLanes) {
-                const int64_t at = (xi * c_rows + c) * kCols + e;
+                const int64_t at = xi * u_x + c * kCols + e;
                 store(sum + at, load(sum + at) + load(part + at));
               }
           else
