@@ -62,7 +62,6 @@ def common(benchmark: str, job: Job, described: Mapping[str, Any]) -> dict[str, 
         "threads": job.threads,
         "versions": {"python": platform.python_version(), **described["versions"]},
         "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -73,8 +72,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Adds rows to a file of JSON lines."""
+    """Adds the rows of one run to a file of JSON lines, with the time of the run's end."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with path.open("a") as file:
         for row in rows:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row | {"run": now}) + "\n")

@@ -22,7 +22,7 @@ from flaxcifar.errors import UserError
 
 COMMON = (
     "benchmark model framework convolution precision batch dataset device threads versions commit "
-    "date n spread quick"
+    "run n spread quick"
 ).split()
 
 

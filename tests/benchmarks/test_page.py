@@ -1,0 +1,41 @@
+"""The page of results: the latest run of each kind, in Markdown."""
+
+import json
+
+import pytest
+from test_benchmarks import fake, run  # noqa: F401
+
+from benchmarks import page, throughput
+from flaxcifar.errors import UserError
+
+PAGE = "\n".join(f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in page.BENCHMARKS)
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_latest_run_of_each_kind_is_shown(tmp_path):
+    flags = ("--models", "crcv", "--precision", "float32", "--frameworks", "flaxcifar,keras-jax")
+    rows = [row | {"quick": False} for row in run(throughput, tmp_path, *flags)]
+    later = [row | {"run": "2031-02-03T04:05:06", "images_per_second": 77.0} for row in rows[:1]]
+    quick = [row | {"run": "2032-01-01", "quick": True, "framework": "torch"} for row in rows]
+    other = [row | {"model": "vgg16"} for row in rows]
+    write(tmp_path / "results" / "throughput.jsonl", other + rows + later + quick)
+    (tmp_path / "README.md").write_text(PAGE)
+    page.main(["--results", str(tmp_path / "results")])
+    text = (tmp_path / "README.md").read_text()
+    assert text.count("| model |") == 2  # vgg16's and crcv's later run
+    assert "| crcv | float32 | flaxcifar | 77.0 |" in text and "2031-02-03" in text
+    assert text.count("keras-jax") == 1 and "torch" not in text
+    assert text.count("Not measured yet.") == 3 and "old" not in text
+    assert (tmp_path / "results" / "throughput.png").exists()
+
+
+def test_a_page_without_its_marks_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(UserError, match="must have <!-- throughput -->"):
+        page.main(["--results", str(tmp_path / "results")])
+    with pytest.raises(UserError, match="is missing"):
+        page.main(["--results", str(tmp_path / "elsewhere" / "results")])
