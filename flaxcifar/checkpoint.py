@@ -1,21 +1,34 @@
 """Checkpoints: the only place that knows orbax.
 
-A workdir keeps two kinds apart. `checkpoints/latest` holds everything that resume needs; the one
-before the newest stays until the newest is complete. `checkpoints/best` holds what evaluation
-needs. Both carry a `record`, plain JSON: what the run knows beside its arrays.
+A workdir keeps two kinds apart. `checkpoints/latest/<step>` holds everything that resume needs;
+`checkpoints/best/<step>` holds what evaluation needs. Both have a `record`, plain JSON: what the
+run knows beside its arrays. A latest's record names its `best_step`, and the two together are one
+checkpoint: where either is damaged, an older one is taken.
 """
 
+import json
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import absl.logging
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from flaxcifar.errors import UserError
+from flaxcifar import console, migration
+from flaxcifar.errors import RunError, UserError
+from flaxcifar.store import Store
 
 Record = dict[str, Any]
+
+_KEEP = 2  # latest ones
+
+
+class NonFiniteError(RunError):
+    """A state that is not worth keeping: some of its numbers are not finite."""
 
 
 def describe_difference(saved: dict[str, str], expected: dict[str, str]) -> str:
@@ -30,55 +43,96 @@ def describe_difference(saved: dict[str, str], expected: dict[str, str]) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; saving goes on in the background until `wait`."""
+    """The checkpoints of one workdir; a thread writes them while training goes on."""
 
     def __init__(self, workdir: str | os.PathLike):
         # Orbax tells of every file at level INFO; its warnings stay.
         absl.logging.set_verbosity(absl.logging.WARNING)
-        self._root = Path(workdir).absolute() / "checkpoints"
-        self._latest = self._manager("latest", keep=2)
-        self._best = self._manager("best", keep=1)
+        root = Path(workdir).absolute() / "checkpoints"
+        self._latest, self._best = Store(root / "latest"), Store(root / "best")
+        self._arrays = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._pending: list[Future] = []
 
-    def _manager(self, kind: str, keep: int) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self._root / kind,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            },
-        )
+    def clean(self) -> None:
+        """Removes what a killed run left half-written; only for the one run that may write here."""
+        self._latest.clean()
+        self._best.clean()
+
+    def space(self, state: Any) -> int:
+        """Returns how many bytes the checkpoints of such a state take at most."""
+        # While the newest is written the ones before are kept, and a best beside each.
+        return 2 * (_KEEP + 1) * sum(x.nbytes for x in jax.tree.leaves(state))
 
     def save_latest(self, step: int, state: Any, record: Record) -> None:
-        """Starts to save the training state, a pytree of arrays, as the newest."""
-        _save(self._latest, step, state, record)
+        """Starts to save a pytree of arrays as the newest state; the arrays may be donated then.
+
+        Raises RunError where an earlier save has failed, NonFiniteError where this one would keep
+        numbers that are not finite.
+        """
+        self._save(self._latest, step, state, record, self._remove_old)
 
     def save_best(self, step: int, params: Any, batch_stats: Any, record: Record) -> None:
-        """Starts to save flat dicts of what evaluation needs as the best."""
-        _save(self._best, step, {"params": params, "batch_stats": batch_stats}, record)
+        """Starts to save flat dicts of what evaluation needs, of the best evaluation so far.
 
-    def restore_latest(self, like: Any) -> tuple[Any, Record] | None:
-        """Returns the newest state, in the structure of `like`, and its record; None without any.
-
-        Raises UserError where its arrays are not those of `like`.
+        Earlier ones stay until no latest names them.
         """
-        step = self._latest.latest_step()
-        return None if step is None else _restore(self._latest, step, like)
+        tree = {"params": params, "batch_stats": batch_stats}
+        self._save(self._best, step, tree, record, lambda: None)
+
+    def restore_latest(
+        self, like: Any | None, *, strict: bool = False, migrate: bool = False
+    ) -> tuple[Any, Record] | None:
+        """Returns the newest whole state, in the structure of `like`, and its record.
+
+        Without `like` it consists of dicts, lists and NumPy arrays. What is damaged is named and
+        passed over, or refused where `strict`. Where `migrate`, the state of another freeze plan is
+        fitted into `like`, which gives what is missing. None without any. Raises UserError where
+        all are damaged, and where the arrays are not those of `like`.
+        """
+        steps = self._latest.numbers()
+        for step in steps:
+            damage = self._damage(step)
+            if damage is None:
+                folder = self._latest[step]
+                return self._restore_like(folder, like, migrate), _record(folder)
+            complaint = f"the checkpoint of step {step} is damaged: {damage}"
+            if strict:
+                raise UserError(f"{complaint}; without --strict an older one would be taken")
+            console.say(f"{complaint}; it is passed over")
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self._latest.root} is whole; nothing was changed: choose "
+                "another workdir to begin anew"
+            )
+        return None
 
     def restore_best(self) -> tuple[Any, Record] | None:
-        """Returns {"params", "batch_stats"} of the best and its record; None without any."""
-        step = self._best.latest_step()
-        return None if step is None else _restore(self._best, step, None)
+        """Returns {"params", "batch_stats"} of the best and its record; None without any.
+
+        The best is that of the newest whole latest; of a run that has none yet, the newest best.
+        """
+        whole = (step for step in self._latest.numbers() if self._damage(step) is None)
+        newest = next(whole, None)
+        if newest is None:
+            step = next(iter(self._best.numbers()), None)
+        else:
+            step = _record(self._latest[newest])["best_step"]
+        if not step:
+            return None
+        damage = self._best.damage(step)
+        if damage:
+            raise UserError(f"the best checkpoint, of step {step}, is damaged: {damage}")
+        return self._read(self._best[step], None), _record(self._best[step])
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises what went wrong in the background."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        """Returns when everything is on disk; raises RunError where something is not."""
+        self._settle(0)
 
     def close(self) -> None:
-        """Waits and frees the threads."""
-        self._latest.close()
-        self._best.close()
+        """Waits and frees the thread."""
+        self._writer.shutdown()
+        self._arrays.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -86,14 +140,111 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _save(
+        self, store: Store, step: int, tree: Any, record: Record, then: Callable[[], None]
+    ) -> None:
+        self._settle(1)
+        # Copies: the caller goes on to reuse the memory of its arrays.
+        tree = jax.tree.map(lambda x: np.array(x), tree)
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree) if x.dtype.kind == "f"):
+            raise NonFiniteError(f"the state of step {step} has numbers that are not finite")
+        text = json.dumps(record)
+
+        def fill(folder: Path) -> None:
+            self._arrays.save(folder / "state", args=ocp.args.StandardSave(tree))
+            (folder / "record.json").write_text(text)
+
+        def write() -> None:
+            try:
+                store.write(step, fill)
+                then()
+            except Exception as error:
+                kept = next(iter(self._latest.numbers()), None)
+                raise RunError(
+                    f"the checkpoint of step {step} could not be written to {store.root} "
+                    f"({' '.join(str(error).split())[:300]}); "
+                    + ("none is" if kept is None else f"that of step {kept} is")
+                    + " kept: the same command goes on from there once the cause is mended"
+                ) from error
+
+        self._pending.append(self._writer.submit(write))
+
+    def _settle(self, most: int) -> None:
+        """Returns when at most so many saves are under way; raises what went wrong in others."""
+        while self._pending and (len(self._pending) > most or self._pending[0].done()):
+            self._pending.pop(0).result()
+
+    def _remove_old(self) -> None:
+        kept = self._latest.numbers()[:_KEEP]
+        for step in self._latest.numbers()[_KEEP:]:
+            self._latest.remove(step)
+        named = {_record(self._latest[step])["best_step"] for step in kept}
+        for step in self._best.numbers():
+            if step not in named and step < max(named):
+                self._best.remove(step)
+
+    def _damage(self, step: int) -> str | None:
+        """Returns what is wrong with a latest or with the best that belongs to it."""
+        damage = self._latest.damage(step)
+        if damage is None and (best := _record(self._latest[step])["best_step"]):
+            damage = self._best.damage(best)
+            return damage and f"its best, of step {best}: {damage}"
+        return damage
+
+    def _restore_like(self, folder: Path, like: Any | None, migrate: bool) -> Any:
+        if like is None:
+            return self._read(folder, None)
+        saved = _shapes(self._arrays.metadata(folder / "state").item_metadata.tree)
+        wanted = _shapes(like)
+        if migrate and saved != wanted:
+            return self._migrate(folder, like, saved, wanted)
+        difference = describe_difference(saved, wanted)
+        if difference:
+            raise UserError(
+                f"the checkpoint in {folder} is of another model or optimizer "
+                f"({difference}); choose another workdir; nothing was changed"
+            )
+        return self._read(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+
+    def _migrate(
+        self, folder: Path, like: Any, saved: dict[str, str], wanted: dict[str, str]
+    ) -> Any:
+        found = migration.sources(saved, wanted)
+        other = {
+            path: wanted[path]
+            for path in wanted.keys() - found.keys()
+            if not path.startswith("state.opt_state.")
+        }
+        if other:
+            raise UserError(
+                f"the checkpoint in {folder} is of another model "
+                f"({describe_difference(saved, saved | other)}); nothing was changed"
+            )
+        console.say(migration.summary(saved, wanted, found))
+        arrays = _leaves(self._read(folder, None))
+
+        def place(path: Any, fresh: jax.Array) -> jax.Array:
+            source = found.get(_name(path))
+            return fresh if source is None else jax.device_put(arrays[source], fresh.sharding)
+
+        return jax.tree_util.tree_map_with_path(place, like)
+
+    def _read(self, folder: Path, target: Any | None) -> Any:
+        try:
+            arguments = ocp.args.StandardRestore(target)
+            return self._arrays.restore(folder / "state", args=arguments)
+        except Exception as error:  # it is as it was written, so orbax must have changed
+            words = " ".join(str(error).split())[:300]
+            raise UserError(f"orbax {ocp.__version__} cannot read {folder} ({words})") from error
+
 
 def read_best(workdir: str | os.PathLike) -> tuple[dict[str, Any], Record]:
     """Returns {"params", "batch_stats"} of a run's best evaluation, and its record.
 
     Raises UserError where `workdir` is no run's or has no such checkpoint yet.
     """
-    if not (Path(workdir) / "checkpoints" / "best").is_dir():
-        raise UserError(f"{workdir} is no workdir of a run: it has no checkpoints/best")
+    if not any((Path(workdir) / name).exists() for name in ("checkpoints", "config.json")):
+        raise UserError(f"{workdir} is no workdir of a run: it has no checkpoints")
     with Checkpoints(workdir) as checkpoints:
         found = checkpoints.restore_best()
     if found is None:
@@ -101,35 +252,17 @@ def read_best(workdir: str | os.PathLike) -> tuple[dict[str, Any], Record]:
     return found
 
 
-def _save(manager: ocp.CheckpointManager, step: int, tree: Any, record: Record) -> None:
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)
-    )
-    manager.save(step, args=arguments, force=True)
+def _record(folder: Path) -> Record:
+    return json.loads((folder / "record.json").read_text())
 
 
-def _arrays(tree: Any) -> dict[str, str]:
-    def name(path) -> str:
-        return jax.tree_util.keystr(path, simple=True, separator=".")
-
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, like: Any | None) -> tuple[Any, Record]:
-    if like is None:
-        target = None
-    else:
-        saved = _arrays(manager.item_metadata(step)["state"].tree)
-        difference = describe_difference(saved, _arrays(like))
-        if difference:
-            raise UserError(
-                f"the checkpoint in {manager.directory} is of another model or optimizer "
-                f"({difference}); choose another workdir; nothing was changed"
-            )
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
-    )
-    restored = manager.restore(step, args=arguments)
-    return restored["state"], restored["record"]
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _leaves(tree).items()}

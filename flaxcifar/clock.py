@@ -51,6 +51,10 @@ class Clock:
     def begin(self) -> None:
         """Starts to time a stretch of training, an epoch say."""
         self._part_images, self._part_seconds = 0, 0.0
+        self.skip()
+
+    def skip(self) -> None:
+        """Leaves the time since the last lap out of the rates."""
         self._began, self._began_compile = self.now(), compile_seconds()
 
     def lap(self, images: int) -> None:
@@ -59,7 +63,7 @@ class Clock:
             return
         compiled = compile_seconds() - self._began_compile
         seconds = max(self.now() - self._began - compiled, 1e-9)
-        self._began, self._began_compile = self.now(), compile_seconds()
+        self.skip()
         self._part_images += images
         self._part_seconds += seconds
         if self._cold:

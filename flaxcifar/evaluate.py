@@ -29,8 +29,12 @@ def make_evaluate(
     normalization: Normalization,
     superclass_of: np.ndarray | None,
     batch_size: int,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluate:
-    """Returns a function that evaluates parameters on examples of a split, each exactly once."""
+    """Returns a function that evaluates parameters on examples of a split, each exactly once.
+
+    `between` is called before every batch; what it raises ends the evaluation.
+    """
     step = functools.partial(eval_step, network, normalization, superclass_of)
     compiled = parallel.pmap(step, replicated=3, batch_axis=0)
 
@@ -39,6 +43,7 @@ def make_evaluate(
     ) -> dict[str, float]:
         metrics = parallel.replicate(Metrics.zero())
         for batch in eval_batches(split, indices, batch_size):
+            between()
             metrics = compiled(params, batch_stats, metrics, batch)
         values = compute(metrics, coarse=superclass_of is not None)
         if values["examples"] != len(indices):

@@ -1,7 +1,7 @@
 """What a run knows beside its arrays, and whether it may be resumed."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from flaxcifar.schedules import Plateau, make_plateau
 
 # They change how a run is computed or how long it is, but nothing that was computed before.
 _MAY_CHANGE = frozenset(
-    "data.dir data.cache_dir data.pipeline eval_batch_size steps_per_dispatch total_epochs "
+    "checkpoint.every_epochs checkpoint.every_minutes checkpoint.every_steps data.dir "
+    "data.cache_dir data.pipeline eval_batch_size on_nonfinite steps_per_dispatch total_epochs "
     "total_steps".split()
 )
 
@@ -25,6 +26,8 @@ class Ledger:
 
     Attributes:
       epoch: epochs done.
+      best_step: that of the checkpoint of the best epoch, 0 before the first.
+      rollbacks: how often the run went back from numbers that were not finite.
       history: the rows of metrics.jsonl.
     """
 
@@ -32,6 +35,8 @@ class Ledger:
     plateau: Plateau | None
     clock: Clock
     epoch: int = 0
+    best_step: int = 0
+    rollbacks: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -46,8 +51,8 @@ class Ledger:
 
     @property
     def learning_rate_scale(self) -> float:
-        """What reduce-on-plateau has left of the learning rate."""
-        return self.plateau.scale if self.plateau else 1.0
+        """What reduce-on-plateau and rollbacks have left of the learning rate."""
+        return (self.plateau.scale if self.plateau else 1.0) * 0.5**self.rollbacks
 
     def update(self, row: dict[str, Any], watched: float | None) -> bool:
         """Adds an epoch's row and the validation metric that is watched.
@@ -56,18 +61,21 @@ class Ledger:
         """
         self.epoch = row["epoch"]
         self.history.append(row)
-        if watched is None:
-            return True
-        best = self.stopping.improves(watched)
-        self.stopping = self.stopping.update(watched, row["step"])
-        if self.plateau:
-            self.plateau = self.plateau.update(watched, self.stopping.mode)
+        best = watched is None or self.stopping.improves(watched)
+        if best:
+            self.best_step = row["step"]
+        if watched is not None:
+            self.stopping = self.stopping.update(watched, row["step"])
+            if self.plateau:
+                self.plateau = self.plateau.update(watched, self.stopping.mode)
         return best
 
     def record(self, experiment: Experiment) -> dict[str, Any]:
         """Returns the JSON that goes into a checkpoint."""
         return {
             "epoch": self.epoch,
+            "best_step": self.best_step,
+            "rollbacks": self.rollbacks,
             "history": self.history,
             "stopping": dataclasses.asdict(self.stopping),
             "plateau": self.plateau and dataclasses.asdict(self.plateau),
@@ -86,6 +94,8 @@ class Ledger:
             plateau=record["plateau"] and Plateau(**record["plateau"]),
             clock=Clock(**record["clock"]),
             epoch=record["epoch"],
+            best_step=record["best_step"],
+            rollbacks=record["rollbacks"],
             history=record["history"],
         )
 
@@ -107,15 +117,26 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_resumable(saved: Mapping[str, Any] | None, config: Any, workdir: Path) -> None:
-    """Raises UserError where a run with the saved config, if any, cannot go on under this one."""
-    refused = [
-        f"{key} was {old!r}, now {new!r}"
-        for key, (old, new) in config_changes(saved or config, config).items()
-        if key not in _MAY_CHANGE
-    ]
+def check_resumable(
+    saved: Mapping[str, Any] | None, config: Any, workdir: Path, allowed: Collection[str] = ()
+) -> dict[str, str]:
+    """Returns {key: words} of what differs between the saved config of a run, if any, and this.
+
+    Raises UserError where a key differs that is neither in `allowed` nor one that may change.
+    """
+    changes = config_changes(saved or config, config)
+    for key in allowed:
+        if key not in changes:
+            raise UserError(
+                f"--allow_change={key}: {key} has not changed"
+                + (f" (what has: {', '.join(changes)})" if changes else "")
+            )
+    refused = [key for key in changes if key not in _MAY_CHANGE and key not in allowed]
+    words = {key: f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items()}
     if refused:
         raise UserError(
-            f"{workdir} holds a run with another config ({'; '.join(refused)}): resume it with "
-            "its own config or choose another --workdir; nothing was changed"
+            f"{workdir} holds a run with another config "
+            f"({'; '.join(words[key] for key in refused)}): resume it with its own config, choose "
+            f"another --workdir, or add --allow_change={','.join(refused)}; nothing was changed"
         )
+    return words

@@ -20,13 +20,29 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--config", required=True, help="a Python file that has get_config()")
     parser.add_argument("--workdir", help="where results go, and whence a run is resumed")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse to resume from an older checkpoint where the newest is damaged",
+    )
+    parser.add_argument(
+        "--allow_change",
+        default="",
+        metavar="KEY,...",
+        help="config keys that may differ from those that the workdir's run began with",
+    )
     flags, overrides = parser.parse_known_args(argv)
     checked = config.load(flags.config, overrides)
 
     from flaxcifar.train import train_and_evaluate
 
     name = f"{Path(flags.config).stem}-{checked.data.name}"
-    train_and_evaluate(checked, flags.workdir or fresh_workdir(name))
+    train_and_evaluate(
+        checked,
+        flags.workdir or fresh_workdir(name),
+        strict=flags.strict,
+        allow_change=[key for key in flags.allow_change.split(",") if key],
+    )
 
 
 if __name__ == "__main__":

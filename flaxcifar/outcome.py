@@ -21,8 +21,8 @@ from flaxcifar.summary import model_summary
 from flaxcifar.workdir import read_json, write_json
 
 
-def introduce(experiment: Experiment, ledger: Ledger, workdir: Path) -> None:
-    """Prints what is about to be trained, on what, and where it goes."""
+def introduce(experiment: Experiment, step: int, workdir: Path) -> None:
+    """Prints what is about to be trained, from which step, on what, and where it goes."""
     config, dataset, recipe = experiment.config, experiment.dataset, experiment.recipe
     shape = dataset.train.images.shape[1:]
     table, totals = model_summary(recipe.network, shape, recipe.frozen)
@@ -47,8 +47,8 @@ def introduce(experiment: Experiment, ledger: Ledger, workdir: Path) -> None:
         )
     for remark in experiment.remarks:
         console.say(remark)
-    if ledger.epoch:
-        console.say(f"resumed after epoch {ledger.epoch}, step {ledger.history[-1]['step']}")
+    if step:
+        console.say(f"resumed after step {step:,} of {experiment.total_steps:,}")
     console.say(f"workdir: {workdir}")
 
 
@@ -94,9 +94,6 @@ def conclude(
         "epochs": step / experiment.recipe.steps_per_epoch,
         "stop_reason": "early stopping" if stopped else "completed",
         "evaluated_step": row["step"],
-        "images_per_second": ledger.clock.images_per_second,
-        "compile_seconds": clock["compile_seconds"],
-        "total_seconds": clock["total_seconds"],
         "parameters": totals,
         "dataset": {
             "name": dataset.name,
@@ -115,6 +112,12 @@ def conclude(
         or None,
         "test": test,
         "config": to_json(config),
+        # All that differs between two runs of one config, or between a run and its resumption.
+        "timing": {
+            "images_per_second": ledger.clock.images_per_second,
+            "compile_seconds": clock["compile_seconds"],
+            "total_seconds": clock["total_seconds"],
+        },
     }
     write_json(workdir / "summary.json", summary)
     show_results(summary)
@@ -128,10 +131,11 @@ def show_results(summary: dict[str, Any]) -> None:
     title += f", parameters of step {summary['evaluated_step']:,}"
     splits = {split: summary[split] for split in ("validation", "test")}
     console.show(console.results_table(title, splits))
+    timing = summary["timing"]
     console.say(
         f"{summary['steps']:,} steps ({summary['epochs']:.4g} epochs) in "
-        f"{console.clock_time(summary['total_seconds'])}, {summary['compile_seconds']:.1f} s of it "
-        f"compilation; {summary['images_per_second']:,.0f} images/s"
+        f"{console.clock_time(timing['total_seconds'])}, {timing['compile_seconds']:.1f} s of it "
+        f"compilation; {timing['images_per_second']:,.0f} images/s"
     )
 
 

@@ -29,6 +29,7 @@ class TrainState(struct.PyTreeNode):
       opt_state: of optax.
       ema: moving averages of the trained parameters, empty where none are kept.
       learning_rate_scale: float32, what reduce-on-plateau has left of the learning rate.
+      bad_step: int32, the first step whose loss was not finite, -1 before that.
     """
 
     step: jax.Array
@@ -37,6 +38,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     ema: Arrays
     learning_rate_scale: jax.Array
+    bad_step: jax.Array
 
     @property
     def eval_params(self) -> Arrays:
@@ -81,6 +83,7 @@ def create_state(recipe: Recipe, params: Arrays, batch_stats: Arrays) -> TrainSt
         opt_state=recipe.tx.init(params),
         ema=trained if recipe.ema_decay else {},
         learning_rate_scale=jnp.ones((), jnp.float32),
+        bad_step=jnp.full((), -1, jnp.int32),
     )
 
 
@@ -130,14 +133,17 @@ def train_step(
         ema = {path: decay * ema[path] + (1 - decay) * trained[path] for path in trained}
     superclass_of = recipe.superclass_of
     seen = measure(logits, batch["label"], 1.0, losses, superclass_of, penalty)
+    seen = jax.lax.psum(seen, AXIS)
+    bad = (state.bad_step < 0) & ~jnp.isfinite(seen.loss + seen.penalty)
     state = state.replace(
         step=state.step + 1,
         params={**state.params, **trained},
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema=ema,
+        bad_step=jnp.where(bad, state.step, state.bad_step),
     )
-    return state, metrics + jax.lax.psum(seen, AXIS)
+    return state, metrics + seen
 
 
 def train_steps(

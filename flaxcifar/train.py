@@ -1,10 +1,11 @@
 """The training loop."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,104 +13,202 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcifar import parallel
-from flaxcifar.checkpoint import Checkpoints
-from flaxcifar.clock import Clock
+from flaxcifar import console, parallel
+from flaxcifar.checkpoint import Checkpoints, NonFiniteError
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data import resident
 from flaxcifar.data.host import train_batches
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import UserError
 from flaxcifar.evaluate import Evaluate, make_evaluate
 from flaxcifar.experiment import Experiment, build
+from flaxcifar.interruption import Interrupted, Interruption, postponed
 from flaxcifar.ledger import Ledger, check_resumable
 from flaxcifar.metrics import Metrics, compute
 from flaxcifar.outcome import conclude, introduce, is_finished
 from flaxcifar.step import Arrays, TrainState, create_state, train_steps
-from flaxcifar.workdir import Logbook, prepare, read_json, write_json
+from flaxcifar.timetable import Timetable
+from flaxcifar.workdir import Logbook, check_space, locked, prepare, read_json, write_json
 
 TrainFn = Callable[[TrainState, Metrics, Arrays], tuple[TrainState, Metrics]]
 
 # Steps that one dispatch runs on an accelerator. On a CPU the host's part is not worth hiding, and
 # a convolution's gradient inside a scan can fall off XLA's fast path.
 _STEPS_PER_DISPATCH = 16
+_MOST_ROLLBACKS = 3
 
 
-def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> TrainState:
+@dataclasses.dataclass
+class Run:
+    """Where a run is, between two dispatches: what a checkpoint holds.
+
+    Attributes:
+      metrics: of the epoch that is under way.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    ledger: Ledger
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state.step)
+
+
+def train_and_evaluate(
+    config: Any,
+    workdir: str | os.PathLike,
+    *,
+    strict: bool = False,
+    allow_change: Collection[str] = (),
+) -> TrainState:
     """Trains a checked config in `workdir`, or goes on where an earlier call was interrupted.
 
-    Evaluates the test split once, at the end, and returns the final state. Raises UserError, before
-    anything is written, where config, data, devices or workdir do not fit, and RunError where the
-    loss is no longer finite.
+    Evaluates the test split once, at the end, and returns the final state. In the main thread a
+    SIGTERM or SIGINT saves the state after the step that is under way.
+
+    Args:
+      strict: refuse to go on from an older checkpoint where the newest is damaged.
+      allow_change: config keys that may differ from those of the workdir's run.
+
+    Raises:
+      UserError: config, data, devices or workdir do not fit; nothing was written.
+      RunError: the loss is no longer finite, a checkpoint cannot be written, or a signal came.
     """
     workdir = Path(workdir)
-    check_resumable(read_json(workdir / "config.json"), config, workdir)
+    changes = check_resumable(read_json(workdir / "config.json"), config, workdir, allow_change)
     experiment = build(config)
     prepare(workdir)
-    with Checkpoints(workdir) as checkpoints:
-        state, ledger = resume_or_start(experiment, checkpoints)
+    with locked(workdir), Checkpoints(workdir) as checkpoints, postponed() as interruption:
+        checkpoints.clean()
+        run = resume_or_start(experiment, checkpoints, strict, "param_groups" in changes)
         if is_finished(workdir, config):
-            return state
+            return run.state
+        check_space(workdir, checkpoints.space(run.state))
         write_json(workdir / "config.json", to_json(config))
-        introduce(experiment, ledger, workdir)
+        introduce(experiment, run.step, workdir)
+        for change in changes.values():
+            console.say(f"changed: {change}")
         recipe = experiment.recipe
         evaluate = make_evaluate(
-            recipe.network, recipe.normalization, recipe.superclass_of, config.eval_batch_size
+            recipe.network,
+            recipe.normalization,
+            recipe.superclass_of,
+            config.eval_batch_size,
+            interruption.check,
         )
-        state = train(experiment, state, ledger, evaluate, checkpoints, workdir)
-        conclude(experiment, state, ledger, evaluate, checkpoints, workdir)
-    return state
+        while True:
+            try:
+                train(experiment, run, evaluate, checkpoints, interruption, workdir)
+                break
+            except NonFiniteError as error:
+                run = roll_back(experiment, run, checkpoints, error)
+        conclude(experiment, run.state, run.ledger, evaluate, checkpoints, workdir)
+    return run.state
 
 
-def resume_or_start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Ledger]:
-    """Returns the newest checkpoint's state and ledger, or those before the first step."""
-    recipe = experiment.recipe
-    fresh = create_state(recipe, experiment.params, experiment.batch_stats)
-    fresh = parallel.replicate(fresh)
-    found = checkpoints.restore_latest(fresh)
+def resume_or_start(
+    experiment: Experiment, checkpoints: Checkpoints, strict: bool, migrate: bool = False
+) -> Run:
+    """Returns the run as the newest checkpoint has it, or before the first step.
+
+    Where `migrate`, the checkpoint may be of another freeze plan.
+    """
+    fresh = create_state(experiment.recipe, experiment.params, experiment.batch_stats)
+    fresh = parallel.replicate({"state": fresh, "metrics": Metrics.zero()})
+    found = checkpoints.restore_latest(fresh, strict=strict, migrate=migrate)
     if found is None:
-        return fresh, Ledger.start(experiment.config)
-    state, record = found
+        return Run(**fresh, ledger=Ledger.start(experiment.config))
+    arrays, record = found
     if record["fingerprint"] != experiment.dataset.fingerprint:
         raise UserError("the dataset is not the one this run began with; nothing was changed")
-    return state, Ledger.from_record(record)
+    return Run(**arrays, ledger=Ledger.from_record(record))
+
+
+def roll_back(
+    experiment: Experiment, run: Run, checkpoints: Checkpoints, error: NonFiniteError
+) -> Run:
+    """Returns the run as the last checkpoint has it, with half the learning rate.
+
+    Raises `error` unless the config asks for that, and after the third time.
+    """
+    rollbacks = run.ledger.rollbacks + 1
+    if experiment.config.on_nonfinite != "rollback" or rollbacks > _MOST_ROLLBACKS:
+        raise error
+    checkpoints.wait()
+    back = resume_or_start(experiment, checkpoints, strict=False)
+    back.ledger.rollbacks = rollbacks
+    rescale(back)
+    console.say(f"{error}: back to step {back.step} with half the learning rate")
+    return back
+
+
+def rescale(run: Run) -> None:
+    """Gives the state the scale of the learning rate that the ledger has come to."""
+    scale = parallel.replicate(jnp.float32(run.ledger.learning_rate_scale))
+    run.state = run.state.replace(learning_rate_scale=scale)
 
 
 def train(
     experiment: Experiment,
-    state: TrainState,
-    ledger: Ledger,
+    run: Run,
     evaluate: Evaluate,
     checkpoints: Checkpoints,
+    interruption: Interruption,
     workdir: Path,
-) -> TrainState:
-    """Runs the epochs that are left; returns the state after the last."""
+) -> None:
+    """Trains the epochs that are left and saves the run on the way; `run` is changed in place."""
     dataset, validation_indices = experiment.dataset, experiment.validation_indices
+    settings, ledger = experiment.config.checkpoint, run.ledger
+    timetable = Timetable(settings.every_steps, settings.every_minutes, run.step)
     train_fn = make_train_fn(experiment)
     logbook = Logbook(workdir, ledger.history)
     progress = TrainingProgress(experiment.total_steps, experiment.total_epochs)
+
+    def save() -> None:
+        arrays = {"state": run.state, "metrics": run.metrics}
+        checkpoints.save_latest(run.step, arrays, ledger.record(experiment))
+        timetable.saved(run.step)
+
+    def after_dispatch(step: int) -> None:
+        interruption.check()
+        if timetable.due(step):
+            finite(experiment, run.metrics, run.state, workdir)
+            save()
+            ledger.clock.skip()
+
     with contextlib.closing(logbook), progress:
-        for epoch in range(ledger.epoch, experiment.total_epochs):
-            if ledger.stopping.should_stop:
-                break
-            clock = ledger.clock
-            state, trained = train_epoch(experiment, train_fn, state, epoch, clock, progress)
-            validated = {}
-            if len(validation_indices):
-                variables = (state.eval_params, state.batch_stats)
-                validated = evaluate(*variables, dataset.train, validation_indices)
-            row = make_row(experiment, state, epoch, trained, validated)
-            best = ledger.update(row, validated.get(experiment.config.early_stopping.metric))
-            scale = parallel.replicate(jnp.float32(ledger.learning_rate_scale))
-            state = state.replace(learning_rate_scale=scale)
-            record = ledger.record(experiment)
-            logbook.write(row, {"images_per_second": clock.rate, "seconds": clock.total_seconds})
-            progress.epoch(row, clock.rate, clock.total_seconds, best)
-            if best:
-                checkpoints.save_best(row["step"], state.eval_params, state.batch_stats, record)
-            checkpoints.save_latest(row["step"], state, record)
-        checkpoints.wait()
-    return state
+        try:
+            for epoch in range(ledger.epoch, experiment.total_epochs):
+                if ledger.stopping.should_stop:
+                    break
+                train_epoch(experiment, train_fn, run, epoch, progress, after_dispatch, workdir)
+                trained = finite(experiment, run.metrics, run.state, workdir)
+                validated = {}
+                if len(validation_indices):
+                    variables = (run.state.eval_params, run.state.batch_stats)
+                    validated = evaluate(*variables, dataset.train, validation_indices)
+                row = make_row(experiment, run.state, epoch, trained, validated)
+                best = ledger.update(row, validated.get(experiment.config.early_stopping.metric))
+                run.metrics = parallel.replicate(Metrics.zero())
+                rescale(run)
+                if best:
+                    variables = (run.state.eval_params, run.state.batch_stats)
+                    checkpoints.save_best(row["step"], *variables, ledger.record(experiment))
+                clock = ledger.clock
+                logbook.write(
+                    row, {"images_per_second": clock.rate, "seconds": clock.total_seconds}
+                )
+                progress.epoch(row, clock.rate, clock.total_seconds, best)
+                last = epoch + 1 == experiment.total_epochs or ledger.stopping.should_stop
+                if last or settings.every_epochs and (epoch + 1) % settings.every_epochs == 0:
+                    save()
+        except Interrupted:
+            save()
+            raise
+        finally:
+            checkpoints.wait()
 
 
 def make_train_fn(experiment: Experiment) -> TrainFn:
@@ -125,17 +224,19 @@ def make_train_fn(experiment: Experiment) -> TrainFn:
     return lambda state, metrics, batches: compiled(state, metrics, split, batches)
 
 
-def dispatches(experiment: Experiment, epoch: int) -> Iterator[Arrays]:
-    """Yields the batches of an epoch as `train_fn` takes them: arrays [steps, B, ...].
+def dispatches(experiment: Experiment, epoch: int, first: int) -> Iterator[Arrays]:
+    """Yields the batches of an epoch from `first` on as `train_fn` takes them: [steps, B, ...].
 
     The resident pipeline's have only the indices.
     """
-    indices = experiment.epoch_batches(epoch)
+    indices = experiment.epoch_batches(epoch)[first:]
     on_cpu = jax.default_backend() == "cpu"
     size = experiment.config.steps_per_dispatch or (1 if on_cpu else _STEPS_PER_DISPATCH)
     starts = range(0, len(indices), size)
     if experiment.config.data.pipeline == "resident":
         yield from ({"index": indices[start : start + size]} for start in starts)
+        return
+    if not len(indices):
         return
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(experiment.dataset.train, indices, shard)
@@ -147,29 +248,31 @@ def dispatches(experiment: Experiment, epoch: int) -> Iterator[Arrays]:
 def train_epoch(
     experiment: Experiment,
     train_fn: TrainFn,
-    state: TrainState,
+    run: Run,
     epoch: int,
-    clock: Clock,
     progress: TrainingProgress,
-) -> tuple[TrainState, dict[str, float]]:
-    """Returns the state after an epoch and its training metrics.
+    after_dispatch: Callable[[int], None],
+    workdir: Path,
+) -> None:
+    """Trains what is left of an epoch; `after_dispatch` is called with the steps done so far.
 
-    Raises RunError where the loss is not finite.
+    Raises NonFiniteError where the loss is not finite.
     """
-    step, metrics, images = int(state.step), parallel.replicate(Metrics.zero()), 0
+    step, images, clock = run.step, 0, run.ledger.clock
     clock.begin()
-    for batches in dispatches(experiment, epoch):
-        before, (state, metrics) = metrics, train_fn(state, metrics, batches)
+    for batches in dispatches(experiment, epoch, step - epoch * experiment.recipe.steps_per_epoch):
+        before, (run.state, run.metrics) = run.metrics, train_fn(run.state, run.metrics, batches)
         # The device has this dispatch in hand while the host waits for the one before.
         jax.block_until_ready(before)
         clock.lap(images)
         if images and progress.due():
-            progress.update(step, epoch + 1, finite(before, experiment, step), clock.rate)
+            values = finite(experiment, before, run.state, workdir)
+            progress.update(step, epoch + 1, values, clock.rate)
         images = batches["index"].size
         step += len(batches["index"])
-    jax.block_until_ready(metrics)
+        after_dispatch(step)
+    jax.block_until_ready(run.metrics)
     clock.lap(images)
-    return state, finite(metrics, experiment, step)
 
 
 def make_row(
@@ -190,16 +293,27 @@ def make_row(
     }
 
 
-def finite(metrics: Metrics, experiment: Experiment, step: int) -> dict[str, float]:
-    """Returns the means; raises RunError where they are not finite."""
+def finite(
+    experiment: Experiment, metrics: Metrics, state: TrainState, workdir: Path
+) -> dict[str, float]:
+    """Returns the means; raises NonFiniteError, and writes nonfinite.json, where one is not finite.
+
+    `state` is that of now, which knows the step at which it began.
+    """
     values = compute(
         metrics,
         coarse=experiment.dataset.superclass_of is not None,
         penalty=bool(experiment.recipe.l2),
     )
-    if not math.isfinite(values["loss"] + values.get("penalty", 0.0)):
-        raise RunError(
-            f"the training loss is {values['loss']} within the epoch up to step {step}; the last "
-            "good checkpoint is kept; a smaller optimizer.learning_rate or gradient_clip may help"
-        )
-    return values
+    if math.isfinite(values["loss"] + values.get("penalty", 0.0)):
+        return values
+    step = int(state.bad_step)
+    epoch, position = divmod(step, experiment.recipe.steps_per_epoch)
+    examples = experiment.epoch_batches(epoch)[position].tolist()
+    path = workdir / "nonfinite.json"
+    write_json(path, {"step": step, "epoch": epoch + 1, "examples": examples})
+    raise NonFiniteError(
+        f"the loss of step {step}, in epoch {epoch + 1}, is not finite; its training examples are "
+        f"{', '.join(map(str, examples[:4]))} and others, all in {path}; the last finite "
+        "checkpoint is kept; a smaller optimizer.learning_rate or gradient_clip may help"
+    )

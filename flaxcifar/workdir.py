@@ -1,10 +1,12 @@
 """The files of a run, apart from its checkpoints; each is replaced whole or not at all."""
 
+import contextlib
 import datetime
 import itertools
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,11 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from flaxcifar.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no locks that end with their process
+    fcntl = None
 
 
 def fresh_workdir(name: str) -> Path:
@@ -35,6 +42,33 @@ def prepare(workdir: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another") from None
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of the workdir within; a process that dies lets go of it.
+
+    Raises UserError where another run is in it.
+    """
+    with (workdir / ".lock").open("a+") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another run is using {workdir}: wait for it or choose another --workdir"
+                ) from None
+        yield
+
+
+def check_space(workdir: Path, needed: int) -> None:
+    """Raises UserError where the disk of the workdir has less than `needed` bytes left."""
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f"{workdir} has {free / 1e6:,.0f} MB left on its disk, and the checkpoints of this run "
+            f"take up to {needed / 1e6:,.0f} MB: free some space or choose another --workdir"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

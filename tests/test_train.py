@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+import signal
 
 import jax
 import numpy as np
@@ -10,7 +13,9 @@ from flaxcifar.checkpoint import read_best
 from flaxcifar.config import to_json
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.evaluate import evaluate_workdir
+from flaxcifar.interruption import Interrupted, Interruption
 from flaxcifar.train import train_and_evaluate
+from flaxcifar.workdir import locked
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +27,13 @@ class Killed(BaseException):
     pass
 
 
-def kill_after(monkeypatch, epoch):
-    """Ends the next run as soon as the checkpoint of `epoch` is on disk."""
+def kill_after(monkeypatch, step):
+    """Ends the next run as soon as the checkpoint of `step` is on disk."""
     save = checkpoint.Checkpoints.save_latest
 
-    def save_and_die(self, step, state, record):
-        save(self, step, state, record)
-        if record["epoch"] == epoch:
+    def save_and_die(self, number, arrays, record):
+        save(self, number, arrays, record)
+        if number == step:
             self.wait()
             raise Killed
 
@@ -45,6 +50,7 @@ def rows(workdir):
 
 FULL = {
     "total_epochs": 3,
+    "checkpoint.every_steps": 4,
     "early_stopping.patience": 5,
     "schedule": dict(name="reduce_on_plateau", patience=1, factor=0.5, min_delta=0.5),
     "ema_decay": 0.9,
@@ -63,13 +69,13 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("resume")
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_run_killed_after_any_epoch_goes_on_to_the_bit(
-    epoch, uninterrupted, tmp_path, monkeypatch
+@pytest.mark.parametrize("step", [4, 9, 13, 17, 27])
+def test_a_run_killed_within_or_after_an_epoch_goes_on_to_the_bit(
+    step, uninterrupted, tmp_path, monkeypatch
 ):
     straight, expected = uninterrupted
     with monkeypatch.context() as patch:
-        kill_after(patch, epoch)
+        kill_after(patch, step)
         with pytest.raises(Killed):
             train_and_evaluate(tiny.config(**FULL), tmp_path)
     state = train_and_evaluate(tiny.config(**FULL), tmp_path)
@@ -77,7 +83,8 @@ def test_a_run_killed_after_any_epoch_goes_on_to_the_bit(
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         got = dict(jax.tree_util.tree_leaves_with_path(state))[path]
         np.testing.assert_array_equal(got, value, err_msg=str(path))
-    assert summary(tmp_path)["test"] == summary(straight)["test"]
+    same = [{k: v for k, v in summary(w).items() if k != "timing"} for w in (tmp_path, straight)]
+    assert same[0] == same[1]
 
 
 @pytest.mark.xdist_group("resume")
@@ -85,10 +92,11 @@ def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
     workdir, state = uninterrupted
     found = summary(workdir)
     expected = {
-        "steps", "epochs", "stop_reason", "images_per_second", "compile_seconds", "total_seconds",
-        "parameters", "dataset", "devices", "versions", "validation", "test",
+        "steps", "epochs", "stop_reason", "parameters", "dataset", "devices", "versions",
+        "validation", "test", "timing",
     }  # fmt: skip
     assert expected <= found.keys()
+    assert {"images_per_second", "compile_seconds", "total_seconds"} == found["timing"].keys()
     assert found["steps"] == int(state.step) == 27 and found["epochs"] == 3
     for split, examples in (("validation", 48), ("test", 50)):
         values = found[split]
@@ -181,8 +189,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     record["optimizer"]["learning_rate"] = 1e30
     (tmp_path / "config.json").write_text(json.dumps(record))
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(RunError, match="training loss is .*last good checkpoint is kept"):
+    with pytest.raises(
+        RunError, match="loss of step 5[4-9].*not finite.*finite checkpoint is kept"
+    ):
         train_and_evaluate(config, tmp_path)
+    written = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert written["epoch"] == 7 and len(written["examples"]) == 16
     assert {path.name for path in (tmp_path / "checkpoints" / "latest").iterdir()} == good
     assert len(rows(tmp_path)) == 6
 
@@ -233,3 +245,80 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     config = tiny.config(total_steps=2, optimizer=dict(name="adam", learning_rate=0.1))
     with pytest.raises(UserError, match="another model or optimizer"):
         train_and_evaluate(config, tmp_path)
+
+
+def test_a_rollback_goes_on_with_half_the_learning_rate(tmp_path, capsys):
+    """A rate at which the loss overflows, though not at a quarter of it."""
+    changes = {"on_nonfinite": "rollback", "optimizer": dict(name="sgd", learning_rate=0.05)}
+    train_and_evaluate(tiny.config(**changes, total_epochs=1), tmp_path)
+    poisoned = {"count": 2}
+    finite = train.finite
+
+    def sometimes(experiment, metrics, state, workdir):
+        if int(state.step) == 18 and poisoned["count"]:
+            poisoned["count"] -= 1
+            raise train.NonFiniteError("the loss is not finite")
+        return finite(experiment, metrics, state, workdir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "finite", sometimes)
+        state = train_and_evaluate(tiny.config(**changes), tmp_path)
+    assert "not finite: back to step 9 with half the learning rate" in capsys.readouterr().out
+    assert int(state.step) == 18
+    assert [row["learning_rate"] for row in rows(tmp_path)] == [0.05, 0.05 / 4]
+
+
+def test_rollbacks_end(tmp_path):
+    changes = {"on_nonfinite": "rollback", "optimizer": dict(name="sgd", learning_rate=1e30)}
+    with pytest.raises(RunError, match="not finite"):
+        train_and_evaluate(tiny.config(**changes), tmp_path)
+
+
+def test_a_signal_saves_the_state_and_the_same_command_goes_on(
+    uninterrupted, tmp_path, monkeypatch
+):
+    straight, _ = uninterrupted
+    check = Interruption.check
+    for calls in (3, 5, 12):  # within an epoch, or its evaluation
+        left = calls
+
+        def count(self):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            check(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Interruption, "check", count)
+            with pytest.raises(Interrupted, match="SIGTERM"):
+                train_and_evaluate(tiny.config(**FULL), tmp_path)
+    train_and_evaluate(tiny.config(**FULL), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    same = [{k: v for k, v in summary(w).items() if k != "timing"} for w in (tmp_path, straight)]
+    assert same[0] == same[1]
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another run is using"):
+        train_and_evaluate(tiny.config(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
+
+
+@pytest.mark.xdist_group("resume")
+def test_a_change_that_is_named_is_allowed(uninterrupted, tmp_path, capsys):
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
+    other = tiny.config(**FULL | {"total_epochs": 4, "label_smoothing": 0.1})
+    with pytest.raises(UserError, match="--allow_change=label_smoothing"):
+        train_and_evaluate(other, tmp_path / "run")
+    with pytest.raises(UserError, match="ema_decay has not changed"):
+        train_and_evaluate(other, tmp_path / "run", allow_change=["ema_decay"])
+    train_and_evaluate(other, tmp_path / "run", allow_change=["label_smoothing"])
+    assert "changed: label_smoothing was 0.0, now 0.1" in capsys.readouterr().out
+    assert len(rows(tmp_path / "run")) == 4
+
+
+def test_too_small_a_disk_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(UserError, match="has 0 MB left on its disk"):
+        train_and_evaluate(tiny.config(), tmp_path)

@@ -107,7 +107,8 @@ def fit(job: Job, pipeline: str, augment: bool, steps: int) -> float:
         settings.augment = config.load(ROOT / "configs" / MODELS[job.model][0]).augment
     with tempfile.TemporaryDirectory() as workdir:
         train_and_evaluate(settings, workdir)
-        return json.loads((Path(workdir) / "summary.json").read_text())["images_per_second"]
+        summary = json.loads((Path(workdir) / "summary.json").read_text())
+        return summary["timing"]["images_per_second"]
 
 
 def write_arrays(job: Job, path: Path) -> float:

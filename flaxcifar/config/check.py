@@ -36,6 +36,10 @@ _RULES = {
     "early_stopping.metric": ("loss", "accuracy", "top5_accuracy"),
     "early_stopping.mode": ("min", "max"),
     "early_stopping.min_delta": (lambda v: v >= 0, "0 or more"),
+    "checkpoint.every_epochs": (lambda v: v >= 0, "0 (never) or more"),
+    "checkpoint.every_minutes": (lambda v: v >= 0, "0 (never) or more"),
+    "checkpoint.every_steps": (lambda v: v >= 0, "0 (never) or more"),
+    "on_nonfinite": ("stop", "rollback"),
 }
 
 

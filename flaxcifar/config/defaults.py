@@ -87,6 +87,17 @@ def default_config() -> ConfigDict:
     # Evaluate the test split with the best parameters instead of the last.
     c.early_stopping.restore_best = True
 
+    c.checkpoint = ConfigDict()
+    # Everything that resume needs is saved after every so many epochs; 0 = after the last only.
+    c.checkpoint.every_epochs = 1
+    # Within an epoch it is saved when so many minutes have passed since the last time; 0 = never.
+    c.checkpoint.every_minutes = 10.0
+    # Or when so many steps have passed; 0 = never.
+    c.checkpoint.every_steps = 0
+    # When the loss is no longer finite: "stop", or "rollback": go back to the last checkpoint with
+    # half the learning rate, three times at most.
+    c.on_nonfinite = "stop"
+
     # The workdir of an earlier run whose best parameters this one starts from; "" = none.
     c.init_from = ""
     # Start the head anew even where its shape agrees.

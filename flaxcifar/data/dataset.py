@@ -40,6 +40,16 @@ class Dataset:
     superclass_names: tuple[str, ...] = ()
     fingerprint: str = ""
 
+    def __post_init__(self):
+        for split in (self.train, self.test):
+            wrong = (split.labels < 0) | (split.labels >= len(self.class_names))
+            if wrong.any():
+                first = int(wrong.argmax())
+                raise UserError(
+                    f"example {first} of dataset {self.name!r} has the label "
+                    f"{split.labels[first]}, and there are {len(self.class_names)} classes, from 0"
+                )
+
 
 def superclasses(labels: np.ndarray, coarse_labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns int32 [num_classes]: the one coarse label that the examples of each class have.

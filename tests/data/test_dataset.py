@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flaxcifar.data.dataset import Split, superclasses
+from flaxcifar.data.dataset import Dataset, Split, superclasses
 from flaxcifar.errors import UserError
 
 
@@ -26,3 +26,12 @@ def test_splits_refuse_other_shapes_and_types():
     for bad in [(images / 255, labels), (images, labels[:, None]), (images, labels[:1])]:
         with pytest.raises(ValueError, match="images are|labels are"):
             Split(*bad)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_out_of_range_is_named(label):
+    images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 1, label], np.int32)
+    good = Split(images[:2], labels[:2])
+    Dataset("own", good, good, ("a", "b"))
+    with pytest.raises(UserError, match=f"example 2 of dataset 'own' has the label {label}"):
+        Dataset("own", good, Split(images, labels), ("a", "b"))

@@ -1,0 +1,56 @@
+"""SIGTERM and SIGINT: the step that is under way ends, the state is saved, the process exits.
+
+A second signal ends the process at once.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+from flaxcifar.errors import RunError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(RunError):
+    """A signal has ended the run; the exit code is 128 + its number, as shells have it."""
+
+    def __init__(self, number: int):
+        super().__init__(f"{signal.Signals(number).name}: stopped; the same command goes on")
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """The first signal that came, if one has."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def check(self) -> None:
+        """Raises Interrupted where a signal has come."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    def _receive(self, number: int, _: object) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nflaxcifar: stopping after this step; once more to stop at once\n")
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Interruption]:
+    """Within, signals wait for the next `check`; outside the main thread they are left alone."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {number: signal.signal(number, interruption._receive) for number in _SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
