@@ -1,0 +1,139 @@
+"""Shows that a run resumes exactly: trains it straight, and again while killing it.
+
+    python -m flaxcifar.verify_resume --config configs/quickstart.py [--config.key=value ...]
+
+The second run is killed (SIGKILL) at random moments and started again until it ends. Then both must
+have the same parameters, statistics, optimizer state, metrics and summary, to the bit.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxcifar import cli, config, console
+from flaxcifar.errors import RunError, UserError
+
+
+def main(argv: list[str]) -> None:
+    """Trains, kills, compares; raises RunError where the two runs differ."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxcifar.verify_resume",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="a Python file that has get_config()")
+    parser.add_argument("--steps", type=int, default=40, help="length of the run; default 40")
+    parser.add_argument("--kills", type=int, default=5, help="default 5")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--workdir", help="keeps both runs there, in straight/ and killed/")
+    flags, overrides = parser.parse_known_args(argv)
+    if flags.steps < 1 or flags.kills < 1:
+        raise UserError("--steps and --kills must be at least 1")
+    config.load(flags.config, overrides)
+    command = [sys.executable, "-m", "flaxcifar.main", "--config", flags.config, *overrides]
+    command += [
+        f"--config.total_steps={flags.steps}",
+        f"--config.checkpoint.every_steps={max(1, flags.steps // 10)}",
+    ]
+    with contextlib.ExitStack() as stack:
+        workdir = Path(flags.workdir or stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in ("straight", "killed"):
+            if (workdir / name).exists():
+                raise UserError(f"{workdir / name} exists: choose another --workdir")
+        seconds = run_to_the_end([*command, "--workdir", str(workdir / "straight")])
+        console.say(f"straight: {flags.steps} steps in {seconds:.1f} s")
+        moments = random.Random(flags.seed)
+        kills = 0
+        killed = [*command, "--workdir", str(workdir / "killed")]
+        while kills < flags.kills and kill_after(killed, moments.uniform(0, seconds)):
+            kills += 1
+            console.say(f"killed {kills} of {flags.kills}; {last_step(workdir / 'killed')}")
+        run_to_the_end(killed)
+        different = differences(workdir / "straight", workdir / "killed")
+        if different:
+            raise RunError(f"after {kills} kills the run is another: first, {different[0]}")
+        console.say(
+            f"exact: {kills} kills, the same to the bit; SHA-256 of the state "
+            f"{contents(workdir / 'straight')['state']}"
+        )
+
+
+def run_to_the_end(command: Sequence[str]) -> float:
+    """Returns the seconds that a command took; raises RunError with its last line if it failed."""
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RunError(f"the run ended with code {done.returncode}: {lines[-1]}")
+    return time.monotonic() - began
+
+
+def kill_after(command: Sequence[str], seconds: float) -> bool:
+    """Starts a command and kills it after so many seconds; whether it was still running."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+
+
+def last_step(workdir: Path) -> str:
+    """Returns words on the newest checkpoint of a run."""
+    from flaxcifar.store import Store
+
+    numbers = Store(workdir / "checkpoints" / "latest").numbers()
+    return f"the newest checkpoint is of step {numbers[0]}" if numbers else "no checkpoint yet"
+
+
+def differences(straight: Path, killed: Path) -> list[str]:
+    """Returns what differs between two finished runs, the most telling first."""
+    one, other = contents(straight), contents(killed)
+    return [
+        f"{name} is {one.get(name, 'missing')!s:.100} straight and "
+        f"{other.get(name, 'missing')!s:.100} after kills"
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    ]
+
+
+def contents(workdir: Path) -> dict[str, Any]:
+    """Returns all of a finished run that must not depend on kills, by name; arrays as hashes."""
+    import jax
+
+    from flaxcifar.checkpoint import Checkpoints
+
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found: dict[str, Any] = {f"line {n} of metrics.jsonl": line for n, line in enumerate(lines, 1)}
+    with Checkpoints(workdir) as checkpoints:
+        kept = {"": checkpoints.restore_latest(None), "best ": checkpoints.restore_best()}
+    whole = hashlib.sha256()
+    for kind, (tree, record) in kept.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            array = np.asarray(leaf)
+            value = f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+            name = kind + jax.tree_util.keystr(path, simple=True, separator=".")
+            found[name] = value
+            whole.update(f"{name} {value}".encode())
+        found |= {f"{kind}record.{key}": value for key, value in record.items() if key != "clock"}
+    summary = json.loads((workdir / "summary.json").read_text())
+    found |= {f"summary.{key}": value for key, value in summary.items() if key != "timing"}
+    return found | {"state": whole.hexdigest()}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,430 @@
+"""Breaks runs in every way that is feared, and counts what was lost.
+
+    python tests/faults.py --kills 200 --output benchmarks/results/faults.jsonl
+
+Every run is a process of its own, forked from one that has imported everything: a small network on
+a small dataset, saved every second step, in one of the ways to be interrupted, started again until
+it ends, and then compared with a run that was left alone, to the bit.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import tiny
+
+from flaxcifar import cli, data, ops, store, train
+from flaxcifar.checkpoint import Checkpoints
+from flaxcifar.errors import UserError
+from flaxcifar.verify_resume import differences
+
+CHANGES = {
+    "total_epochs": 2,
+    "ops.convolution": "jax",
+    "data.pipeline": "resident",
+    "checkpoint.every_steps": 2,
+    "early_stopping.patience": 5,
+    "schedule": dict(name="reduce_on_plateau", patience=1, factor=0.5, min_delta=0.5),
+    "optimizer": dict(name="sgd", learning_rate=0.05, momentum=0.9),
+    "ema_decay": 0.9,
+}
+
+Prepare = Callable[[], None]
+
+
+def nothing() -> None:
+    """Prepares nothing."""
+
+
+def log_of(workdir: Path) -> Path:
+    """Returns the file of what the runs of a workdir print; it is not on their disk."""
+    return Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).parent / f"{workdir.name}.log"
+
+
+def start(workdir: Path, prepare: Prepare = nothing, **changes) -> int:
+    """Starts a run in a process of its own and returns its number; what it prints is logged."""
+    process = os.fork()
+    if process:
+        return process
+    with log_of(workdir).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    code = 1
+    try:
+        data.load = lambda config: tiny.dataset(train=96, test=20)
+        ops.self_test = lambda dtype: None  # half of a start's time
+        prepare()
+        config = tiny.config(**CHANGES | changes)
+        cli.run(lambda _: train.train_and_evaluate(config, workdir))
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def end(process: int) -> int:
+    """Returns the exit code of a run, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def run(workdir: Path, prepare: Prepare = nothing, **changes) -> int:
+    """Returns the exit code of a run that is left alone."""
+    return end(start(workdir, prepare, **changes))
+
+
+def apart(function: Callable, *arguments):
+    """Returns what a function returns in a process of its own, as JSON.
+
+    The process that forks must not start JAX itself.
+    """
+    read, write = os.pipe()
+    process = os.fork()
+    if not process:
+        with os.fdopen(write, "w") as pipe:
+            json.dump(function(*arguments), pipe)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    end(process)
+    return json.loads(text)
+
+
+def newest(workdir: Path) -> dict | None:
+    """Returns the record of the checkpoint that a run would go on from, or None."""
+    with Checkpoints(workdir) as checkpoints, open(os.devnull, "w") as quiet:
+        with contextlib.redirect_stdout(quiet), contextlib.suppress(UserError):
+            return checkpoints.restore_latest(None)[1]
+
+
+def signalled(workdir: Path, number: int, seconds: float) -> int:
+    """Returns the exit code of a run that gets a signal after so many seconds, if it lasts."""
+    process = start(workdir)
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+    return end(process)
+
+
+def dying(operation: int) -> Prepare:
+    """Returns what makes a run kill itself at its n-th operation on the files of a checkpoint."""
+
+    def prepare() -> None:
+        left = operation
+
+        def counted(function):
+            def call(*args, **kwargs):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+
+            return call
+
+        store.os.rename = counted(os.rename)
+        store.os.fsync = counted(os.fsync)
+        store.shutil.rmtree = counted(shutil.rmtree)
+        os.replace = counted(os.replace)
+
+    return prepare
+
+
+def forgetting(part: str) -> Prepare:
+    """Returns what leaves a part of the state out of every checkpoint."""
+
+    def prepare() -> None:
+        import jax
+
+        save = Checkpoints.save_latest
+        zeros = lambda tree: jax.tree.map(lambda x: x * 0, tree)  # noqa: E731
+
+        def save_less(self, step, arrays, record):
+            state = arrays["state"]
+            state = state.replace(**{part: zeros(getattr(state, part))})
+            save(self, step, arrays | {"state": state}, record)
+
+        Checkpoints.save_latest = save_less
+
+    return prepare
+
+
+VALUES = """ 0 -1 7 1e30 nan inf None True false 'x' () (1,) [1,2 {'name':'sgd'} ('a','frozen')
+    (('stage1','frozen'),) (('(','frozen'),) (('stage1',-1),) 99999999999999999999 ../.. \\x00 é
+    cifar10 float16 bfloat16 adam cosine vgg16 resident max {} 0.5 16 3.5 ({'name':'cutout'},)
+    {'name':'tiny','width':3} step step_decay muon lion loss rollback""".split(" ")
+
+
+def mutated_configs(count: int, seed: int) -> list[str]:
+    """Returns what ended otherwise than well or in a UserError, of configs changed at random."""
+    from flaxcifar import config, experiment
+    from flaxcifar.config import default_config, to_json
+
+    data.load = lambda settings: tiny.dataset(train=96, test=20)
+    ops.self_test = lambda dtype: None
+    generator, bad = random.Random(seed), []
+
+    def keys(section, prefix=""):
+        for key, value in section.items():
+            yield prefix + key
+            if isinstance(value, dict):
+                yield from keys(value, f"{prefix}{key}.")
+
+    known = [*keys(to_json(default_config())), "optimizer.momentum", "schedule.epochs", "model.x"]
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(
+            "import sys\nsys.path.insert(0, 'tests')\nimport tiny\n"
+            "def get_config():\n    return tiny.config()\n"
+        )
+        file.flush()
+        for _ in range(count):
+            overrides = []
+            for _ in range(generator.randint(1, 3)):
+                key = generator.choice(known)
+                if generator.random() < 0.1:
+                    at = generator.randrange(len(key))
+                    key = key[:at] + key[at + 1 :]
+                overrides.append(f"--config.{key}={generator.choice(VALUES).strip()}")
+            try:
+                experiment.build(config.load(file.name, overrides))
+            except UserError as error:
+                if "\n" in str(error):
+                    bad.append(f"{overrides}: {error}")
+            except BaseException as error:
+                bad.append(f"{overrides}: {type(error).__name__}: {error}"[:500])
+    return bad
+
+
+class Harness:
+    """Counts faults and what became of them."""
+
+    def __init__(self, root: Path, seed: int):
+        self.root, self.random = root, random.Random(seed)
+        self.count: collections.Counter = collections.Counter()
+        self.complaints: list[str] = []
+        self.straight = root / "straight"
+        began = time.monotonic()
+        if run(self.straight):
+            raise SystemExit(log_of(self.straight).read_text())
+        run(root / "warm")  # compiled programs are there by now
+        began = time.monotonic()
+        run(root / "timed")
+        self.seconds = time.monotonic() - began
+        self.runs = 0
+
+    def fresh(self) -> Path:
+        """Returns the place of another run."""
+        self.runs += 1
+        return self.root / f"run{self.runs}"
+
+    def expect(self, what: str, good: bool, words: str) -> None:
+        """Counts `what` as tried and, where it went well, as survived."""
+        self.count[f"{what}, tried"] += 1
+        self.count[f"{what}, survived"] += good
+        if not good:
+            self.complaints.append(f"{what}: {words}")
+
+    def finish(self, what: str, workdir: Path, faults: int) -> None:
+        """Lets a run go on to its end and compares it with the one that was left alone."""
+        code = run(workdir)
+        found = ["it did not end well"] if code else apart(differences, self.straight, workdir)
+        for _ in range(faults):
+            self.expect(what, not found, f"{workdir.name}, code {code}: {found[:1]}")
+        self.count["states lost"] += bool(found)
+        log = log_of(workdir).read_text()
+        self.count["tracebacks"] += log.count("Traceback")
+        if "Traceback" in log:
+            self.complaints.append(log[-2000:])
+        shutil.rmtree(workdir)
+
+    def kills_at_random(self, kills: int) -> None:
+        """Kills runs, several times each, at moments from their start to their end."""
+        done = 0
+        while done < kills:
+            workdir, faults = self.fresh(), 0
+            while faults < 4 and done + faults < kills:
+                if signalled(workdir, signal.SIGKILL, self.random.uniform(0, self.seconds)) == 0:
+                    break
+                faults += 1
+            self.finish("kill -9 at a random moment", workdir, faults)
+            done += faults
+
+    def kills_at_operations(self, kills: int) -> None:
+        """Kills a run between the write, the rename and the deletion of checkpoints."""
+        workdir, faults = self.fresh(), 0
+        for number in range(kills):
+            # Further and further into a run; what was saved in between moves the place, too.
+            if run(workdir, dying(number % 60)) == 0:
+                self.finish("kill -9 within a save", workdir, faults)
+                workdir, faults = self.fresh(), 0
+            else:
+                faults += 1
+        self.finish("kill -9 within a save", workdir, faults)
+
+    def signals(self, count: int) -> None:
+        """Sends SIGTERM and SIGINT from the start to the end of runs."""
+        for n in range(count):
+            number = (signal.SIGTERM, signal.SIGINT)[n % 2]
+            workdir = self.fresh()
+            code = signalled(workdir, number, self.seconds * n / count)
+            # Before training, where there is nothing to save, SIGTERM ends the process by itself.
+            good = code in (128 + number, -number) or (code == 0 and n > count / 2)
+            self.expect("exit code of a signal", good, f"{number} ended with {code}")
+            self.finish("SIGTERM or SIGINT", workdir, 1)
+
+    def damage(self, every: int) -> None:
+        """Damages every n-th file of the newest checkpoint in three ways."""
+        steps = store.Store(self.straight / "checkpoints" / "latest").numbers()
+        best_step = apart(newest, self.straight)["best_step"]
+        for kind, step in (("latest", steps[0]), ("best", best_step)):
+            folder = Path("checkpoints", kind, str(step))
+            files = sorted(p for p in (self.straight / folder).rglob("*") if p.is_file())
+            for file in files[::every]:
+                for how in ("truncated", "flipped", "deleted"):
+                    self._damage(folder / file.relative_to(self.straight / folder), how)
+
+    def _damage(self, name: Path, how: str) -> None:
+        workdir = self.fresh()
+        shutil.copytree(self.straight, workdir)
+        content = bytearray((workdir / name).read_bytes())
+        if how == "deleted" or not content:
+            (workdir / name).unlink()
+        elif how == "truncated":
+            (workdir / name).write_bytes(content[: len(content) // 2])
+        else:
+            content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
+            (workdir / name).write_bytes(content)
+        found = apart(newest, workdir)
+        older = found is not None and found["epoch"] < CHANGES["total_epochs"]
+        # A run's best may be its first epoch's, which both latest checkpoints name: then none is
+        # whole, and that is said.
+        refused = found is None and name.parts[1] == "best"
+        self.expect("damaged file", older or refused, f"{name} {how}")
+        self.count["wrong restores"] += not (older or refused)
+        shutil.rmtree(workdir)
+
+    def full_disk(self) -> None:
+        """Fills a small disk within an epoch, and before a line of metrics.jsonl is due."""
+        disk = self.root / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            self.count["full disk, not tried: it cannot be mounted here"] += 1
+            return
+        ballast = disk / "ballast"
+
+        def filling(when: int) -> Prepare:
+            def prepare() -> None:
+                save = Checkpoints.save_latest
+
+                def save_and_fill(self, step, arrays, record):
+                    save(self, step, arrays, record)
+                    if step == when:
+                        self.wait()
+                        with contextlib.suppress(OSError), ballast.open("wb", 0) as file:
+                            while True:
+                                file.write(bytes(4096))
+
+                Checkpoints.save_latest = save_and_fill
+
+            return prepare
+
+        try:
+            for when in (2, 4):  # 4 is the last step of the first epoch
+                workdir = disk / f"full{when}"
+                code = run(workdir, filling(when))
+                self.expect("full disk", code == 1, f"ended with {code}")
+                whole = store.Store(workdir / "checkpoints" / "latest")
+                intact = whole.damage(when) is None
+                self.expect("checkpoint before the full disk", intact, "is not whole")
+                ballast.unlink()
+                self.finish("run after a full disk", workdir, 1)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    def two_at_once(self) -> None:
+        """Starts two runs in one workdir."""
+        workdir = self.fresh()
+        codes = sorted(map(end, [start(workdir), start(workdir)]))
+        self.expect("two runs in one workdir", codes == [0, 2], f"ended with {codes}")
+        self.finish("two runs in one workdir", workdir, 1)
+
+    def configs(self, count: int) -> None:
+        """Changes configs at random."""
+        bad = apart(mutated_configs, count, 0)
+        self.count["mutated config, tried"] += count
+        self.count["mutated config, survived"] += count - len(bad)
+        self.count["tracebacks"] += len(bad)
+        self.complaints += bad
+
+    def itself(self) -> None:
+        """Leaves parts of the state out of the checkpoints: it must not go unnoticed."""
+        # The step is what all random numbers are made of.
+        for part in ("opt_state", "batch_stats", "step", "ema"):
+            workdir = self.fresh()
+            run(workdir, forgetting(part), total_steps=5)
+            code = run(workdir)
+            noticed = bool(code) or bool(apart(differences, self.straight, workdir))
+            self.expect(f"{part} left out is noticed", noticed, "it went unnoticed")
+
+
+def main() -> None:
+    """Runs everything and writes a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="half at random, half within saves")
+    parser.add_argument("--signals", type=int, default=20)
+    parser.add_argument("--every", type=int, default=1, help="n-th file is damaged")
+    parser.add_argument("--configs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    flags = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="flaxcifar-faults-") as root:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{root}/compiled"
+        harness = Harness(Path(root), flags.seed)
+        harness.kills_at_random(flags.kills - flags.kills // 2)
+        harness.kills_at_operations(flags.kills // 2)
+        harness.signals(flags.signals)
+        harness.full_disk()
+        harness.two_at_once()
+        harness.itself()
+        harness.damage(flags.every)
+        harness.configs(flags.configs)
+    row = dict(sorted(harness.count.items())) | {
+        "seed": flags.seed,
+        "seconds": round(time.monotonic() - began, 1),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    print(json.dumps(row, indent=1))
+    for complaint in harness.complaints:
+        print(complaint)
+    if flags.output:
+        with flags.output.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    sys.exit(bool(harness.complaints))
+
+
+if __name__ == "__main__":
+    main()
