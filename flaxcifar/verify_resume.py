@@ -52,12 +52,17 @@ def main(argv: list[str]) -> None:
         for name in ("straight", "killed"):
             if (workdir / name).exists():
                 raise UserError(f"{workdir / name} exists: choose another --workdir")
-        seconds = run_to_the_end([*command, "--workdir", str(workdir / "straight")])
-        console.say(f"straight: {flags.steps} steps in {seconds:.1f} s")
+        run_to_the_end([*command, "--workdir", str(workdir / "straight")])
+        seconds = time.time() - began(workdir / "straight")
+        console.say(f"straight: {flags.steps} steps in {seconds:.1f} s, compilation included")
         moments = random.Random(flags.seed)
         kills = 0
         killed = [*command, "--workdir", str(workdir / "killed")]
-        while kills < flags.kills and kill_after(killed, moments.uniform(0, seconds)):
+        while kills < flags.kills:
+            # Often enough early that all kills find the run at work.
+            wait = moments.uniform(0, seconds) * moments.random()
+            if not kill_after(killed, workdir / "killed", wait):
+                break
             kills += 1
             console.say(f"killed {kills} of {flags.kills}; {last_step(workdir / 'killed')}")
         run_to_the_end(killed)
@@ -70,19 +75,29 @@ def main(argv: list[str]) -> None:
         )
 
 
-def run_to_the_end(command: Sequence[str]) -> float:
-    """Returns the seconds that a command took; raises RunError with its last line if it failed."""
-    began = time.monotonic()
+def run_to_the_end(command: Sequence[str]) -> None:
+    """Runs a command; raises RunError with its last line if it failed."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise RunError(f"the run ended with code {done.returncode}: {lines[-1]}")
-    return time.monotonic() - began
 
 
-def kill_after(command: Sequence[str], seconds: float) -> bool:
-    """Starts a command and kills it after so many seconds; whether it was still running."""
+def began(workdir: Path) -> float:
+    """Returns when a run last had everything ready for training (time.time), 0.0 before that."""
+    written = workdir / "config.json"
+    return written.stat().st_mtime if written.exists() else 0.0
+
+
+def kill_after(command: Sequence[str], workdir: Path, seconds: float) -> bool:
+    """Starts a run and kills it so many seconds into its compilation and training.
+
+    Returns whether it was still running.
+    """
+    before = began(workdir)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and began(workdir) == before:
+        time.sleep(0.02)
     try:
         process.wait(seconds)
         return False

@@ -47,11 +47,11 @@ def place(tmp_path_factory):
     return place
 
 
-def run(place, module, *args, code=0, without=()):
+def run(place, module, *args, code=0, without=(), devices=2):
     """Runs a command where `without` cannot be imported; returns its output and its errors."""
     blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without)
     start = f"import sys; {blocked}import runpy; runpy.run_module({module!r}, run_name='__main__')"
-    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    environment = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
     done = subprocess.run(
         [sys.executable, "-c", start, *map(str, args)],
         cwd=place,
@@ -79,7 +79,24 @@ def test_a_run_without_tensorflow_its_evaluation_and_its_resumption(place):
     out, _ = run(place, *main)
     assert "nothing to do" in out
     out, _ = run(place, *main, "--config.total_epochs=3")
-    assert "resumed after epoch 2" in out and "epoch 3/3" in out
+    assert "resumed after step 6 of 9" in out and "epoch 3/3" in out
+
+
+def test_a_run_goes_on_with_other_numbers_of_devices(place):
+    """The global batches and their order stay; only the order of sums differs."""
+
+    def train(name, epochs, devices):
+        settings = (f"--config.total_epochs={epochs}", "--config.ops.convolution=xla")
+        args = ("--config", place / "config.py", "--workdir", place / name, *settings)
+        run(place, "flaxcifar.main", *args, devices=devices)
+        lines = (place / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    straight = train("straight", 3, 1)
+    for epochs, devices in ((1, 1), (2, 8), (3, 4)):
+        changed = train("changed", epochs, devices)
+    for one, other in zip(straight, changed, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.parametrize(
