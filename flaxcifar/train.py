@@ -1,16 +1,13 @@
 """The training loop."""
 
 import contextlib
-import dataclasses
 import functools
-import math
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar import console, parallel
@@ -19,14 +16,14 @@ from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data import resident
 from flaxcifar.data.host import train_batches
-from flaxcifar.errors import UserError
 from flaxcifar.evaluate import Evaluate, make_evaluate
 from flaxcifar.experiment import Experiment, build
 from flaxcifar.interruption import Interrupted, Interruption, postponed
-from flaxcifar.ledger import Ledger, check_resumable
-from flaxcifar.metrics import Metrics, compute
+from flaxcifar.ledger import check_resumable
+from flaxcifar.metrics import Metrics
 from flaxcifar.outcome import conclude, introduce, is_finished
-from flaxcifar.step import Arrays, TrainState, create_state, train_steps
+from flaxcifar.run import Run, finite, resume_or_start
+from flaxcifar.step import Arrays, TrainState, train_steps
 from flaxcifar.timetable import Timetable
 from flaxcifar.workdir import Logbook, check_space, locked, prepare, read_json, write_json
 
@@ -36,24 +33,6 @@ TrainFn = Callable[[TrainState, Metrics, Arrays], tuple[TrainState, Metrics]]
 # a convolution's gradient inside a scan can fall off XLA's fast path.
 _STEPS_PER_DISPATCH = 16
 _MOST_ROLLBACKS = 3
-
-
-@dataclasses.dataclass
-class Run:
-    """Where a run is, between two dispatches: what a checkpoint holds.
-
-    Attributes:
-      metrics: of the epoch that is under way.
-    """
-
-    state: TrainState
-    metrics: Metrics
-    ledger: Ledger
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return int(self.state.step)
 
 
 def train_and_evaluate(
@@ -108,24 +87,6 @@ def train_and_evaluate(
     return run.state
 
 
-def resume_or_start(
-    experiment: Experiment, checkpoints: Checkpoints, strict: bool, migrate: bool = False
-) -> Run:
-    """Returns the run as the newest checkpoint has it, or before the first step.
-
-    Where `migrate`, the checkpoint may be of another freeze plan.
-    """
-    fresh = create_state(experiment.recipe, experiment.params, experiment.batch_stats)
-    fresh = parallel.replicate({"state": fresh, "metrics": Metrics.zero()})
-    found = checkpoints.restore_latest(fresh, strict=strict, migrate=migrate)
-    if found is None:
-        return Run(**fresh, ledger=Ledger.start(experiment.config))
-    arrays, record = found
-    if record["fingerprint"] != experiment.dataset.fingerprint:
-        raise UserError("the dataset is not the one this run began with; nothing was changed")
-    return Run(**arrays, ledger=Ledger.from_record(record))
-
-
 def roll_back(
     experiment: Experiment, run: Run, checkpoints: Checkpoints, error: NonFiniteError
 ) -> Run:
@@ -139,15 +100,9 @@ def roll_back(
     checkpoints.wait()
     back = resume_or_start(experiment, checkpoints, strict=False)
     back.ledger.rollbacks = rollbacks
-    rescale(back)
+    back.rescale()
     console.say(f"{error}: back to step {back.step} with half the learning rate")
     return back
-
-
-def rescale(run: Run) -> None:
-    """Gives the state the scale of the learning rate that the ledger has come to."""
-    scale = parallel.replicate(jnp.float32(run.ledger.learning_rate_scale))
-    run.state = run.state.replace(learning_rate_scale=scale)
 
 
 def train(
@@ -192,7 +147,7 @@ def train(
                 row = make_row(experiment, run.state, epoch, trained, validated)
                 best = ledger.update(row, validated.get(experiment.config.early_stopping.metric))
                 run.metrics = parallel.replicate(Metrics.zero())
-                rescale(run)
+                run.rescale()
                 if best:
                     variables = (run.state.eval_params, run.state.batch_stats)
                     checkpoints.save_best(row["step"], *variables, ledger.record(experiment))
@@ -291,29 +246,3 @@ def make_row(
         **{f"train_{name}": value for name, value in trained.items()},
         **{f"validation_{name}": value for name, value in validated.items()},
     }
-
-
-def finite(
-    experiment: Experiment, metrics: Metrics, state: TrainState, workdir: Path
-) -> dict[str, float]:
-    """Returns the means; raises NonFiniteError, and writes nonfinite.json, where one is not finite.
-
-    `state` is that of now, which knows the step at which it began.
-    """
-    values = compute(
-        metrics,
-        coarse=experiment.dataset.superclass_of is not None,
-        penalty=bool(experiment.recipe.l2),
-    )
-    if math.isfinite(values["loss"] + values.get("penalty", 0.0)):
-        return values
-    step = int(state.bad_step)
-    epoch, position = divmod(step, experiment.recipe.steps_per_epoch)
-    examples = experiment.epoch_batches(epoch)[position].tolist()
-    path = workdir / "nonfinite.json"
-    write_json(path, {"step": step, "epoch": epoch + 1, "examples": examples})
-    raise NonFiniteError(
-        f"the loss of step {step}, in epoch {epoch + 1}, is not finite; its training examples are "
-        f"{', '.join(map(str, examples[:4]))} and others, all in {path}; the last finite "
-        "checkpoint is kept; a smaller optimizer.learning_rate or gradient_clip may help"
-    )

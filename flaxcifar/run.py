@@ -1,0 +1,83 @@
+"""Where a run is: what a checkpoint holds, whence it comes, and whether it is worth keeping."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from flaxcifar import parallel
+from flaxcifar.checkpoint import Checkpoints, NonFiniteError
+from flaxcifar.errors import UserError
+from flaxcifar.experiment import Experiment
+from flaxcifar.ledger import Ledger
+from flaxcifar.metrics import Metrics, compute
+from flaxcifar.step import TrainState, create_state
+from flaxcifar.workdir import write_json
+
+
+@dataclasses.dataclass
+class Run:
+    """Where a run is, between two dispatches: what a checkpoint holds.
+
+    Attributes:
+      metrics: of the epoch that is under way.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    ledger: Ledger
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state.step)
+
+    def rescale(self) -> None:
+        """Gives the state the scale of the learning rate that the ledger has come to."""
+        scale = parallel.replicate(jnp.float32(self.ledger.learning_rate_scale))
+        self.state = self.state.replace(learning_rate_scale=scale)
+
+
+def resume_or_start(
+    experiment: Experiment, checkpoints: Checkpoints, strict: bool, migrate: bool = False
+) -> Run:
+    """Returns the run as the newest checkpoint has it, or before the first step.
+
+    Where `migrate`, the checkpoint may be of another freeze plan.
+    """
+    fresh = create_state(experiment.recipe, experiment.params, experiment.batch_stats)
+    fresh = parallel.replicate({"state": fresh, "metrics": Metrics.zero()})
+    found = checkpoints.restore_latest(fresh, strict=strict, migrate=migrate)
+    if found is None:
+        return Run(**fresh, ledger=Ledger.start(experiment.config))
+    arrays, record = found
+    if record["fingerprint"] != experiment.dataset.fingerprint:
+        raise UserError("the dataset is not the one this run began with; nothing was changed")
+    return Run(**arrays, ledger=Ledger.from_record(record))
+
+
+def finite(
+    experiment: Experiment, metrics: Metrics, state: TrainState, workdir: Path
+) -> dict[str, float]:
+    """Returns the means; raises NonFiniteError, and writes nonfinite.json, where one is not finite.
+
+    `state` is that of now, which knows the step at which it began.
+    """
+    values = compute(
+        metrics,
+        coarse=experiment.dataset.superclass_of is not None,
+        penalty=bool(experiment.recipe.l2),
+    )
+    if math.isfinite(values["loss"] + values.get("penalty", 0.0)):
+        return values
+    step = int(state.bad_step)
+    epoch, position = divmod(step, experiment.recipe.steps_per_epoch)
+    examples = experiment.epoch_batches(epoch)[position].tolist()
+    path = workdir / "nonfinite.json"
+    write_json(path, {"step": step, "epoch": epoch + 1, "examples": examples})
+    raise NonFiniteError(
+        f"the loss of step {step}, in epoch {epoch + 1}, is not finite; its training examples are "
+        f"{', '.join(map(str, examples[:4]))} and others, all in {path}; the last finite "
+        "checkpoint is kept; a smaller optimizer.learning_rate or gradient_clip may help"
+    )
