@@ -50,7 +50,9 @@ class Checkpoints:
         absl.logging.set_verbosity(absl.logging.WARNING)
         root = Path(workdir).absolute() / "checkpoints"
         self._latest, self._best = Store(root / "latest"), Store(root / "best")
-        self._arrays = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        # Compression takes most of a save's time, from the step that goes on beside it, and makes
+        # trained float32 numbers 8 % smaller.
+        self._arrays = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[Future] = []
 
@@ -151,7 +153,7 @@ class Checkpoints:
         text = json.dumps(record)
 
         def fill(folder: Path) -> None:
-            self._arrays.save(folder / "state", args=ocp.args.StandardSave(tree))
+            self._arrays.save(folder / "state", args=ocp.args.PyTreeSave(tree))
             (folder / "record.json").write_text(text)
 
         def write() -> None:
@@ -231,7 +233,11 @@ class Checkpoints:
 
     def _read(self, folder: Path, target: Any | None) -> Any:
         try:
-            arguments = ocp.args.StandardRestore(target)
+            if target is None:
+                arguments = ocp.args.PyTreeRestore()
+            else:
+                placed = ocp.checkpoint_utils.construct_restore_args(target)
+                arguments = ocp.args.PyTreeRestore(item=target, restore_args=placed)
             return self._arrays.restore(folder / "state", args=arguments)
         except Exception as error:  # it is as it was written, so orbax must have changed
             words = " ".join(str(error).split())[:300]
