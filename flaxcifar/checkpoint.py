@@ -83,21 +83,25 @@ class Checkpoints:
         self._save(self._best, step, tree, record, lambda: None)
 
     def restore_latest(
-        self, like: Any | None, *, strict: bool = False, migrate: bool = False
+        self,
+        like: Any | None,
+        *,
+        strict: bool = False,
+        migrate: Callable[[Record], bool] = lambda record: False,
     ) -> tuple[Any, Record] | None:
         """Returns the newest whole state, in the structure of `like`, and its record.
 
         Without `like` it consists of dicts, lists and NumPy arrays. What is damaged is named and
-        passed over, or refused where `strict`. Where `migrate`, the state of another freeze plan is
-        fitted into `like`, which gives what is missing. None without any. Raises UserError where
-        all are damaged, and where the arrays are not those of `like`.
+        passed over, or refused where `strict`. Where `migrate` says so of its record, the state of
+        another freeze plan is fitted into `like`, which gives what is missing. None without any.
+        Raises UserError where all are damaged, and where the arrays are not those of `like`.
         """
         steps = self._latest.numbers()
         for step in steps:
             damage = self._damage(step)
             if damage is None:
-                folder = self._latest[step]
-                return self._restore_like(folder, like, migrate), _record(folder)
+                record = _record(self._latest[step])
+                return self._restore_like(self._latest[step], like, migrate(record)), record
             complaint = f"the checkpoint of step {step} is damaged: {damage}"
             if strict:
                 raise UserError(f"{complaint}; without --strict an older one would be taken")

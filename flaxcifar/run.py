@@ -7,10 +7,10 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from flaxcifar import parallel
-from flaxcifar.checkpoint import Checkpoints, NonFiniteError
+from flaxcifar.checkpoint import Checkpoints, NonFiniteError, Record
 from flaxcifar.errors import UserError
 from flaxcifar.experiment import Experiment
-from flaxcifar.ledger import Ledger
+from flaxcifar.ledger import Ledger, config_changes
 from flaxcifar.metrics import Metrics, compute
 from flaxcifar.step import TrainState, create_state
 from flaxcifar.workdir import write_json
@@ -39,16 +39,20 @@ class Run:
         self.state = self.state.replace(learning_rate_scale=scale)
 
 
-def resume_or_start(
-    experiment: Experiment, checkpoints: Checkpoints, strict: bool, migrate: bool = False
-) -> Run:
+def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bool) -> Run:
     """Returns the run as the newest checkpoint has it, or before the first step.
 
-    Where `migrate`, the checkpoint may be of another freeze plan.
+    Raises UserError where the checkpoint is of another model, optimizer or dataset, and where
+    `strict` and the newest is damaged. It may be of another freeze plan.
     """
+
+    def another_plan(record: Record) -> bool:
+        # By the checkpoint's own config: the workdir's is newer until the first save under it.
+        return "param_groups" in config_changes(record["config"], experiment.config)
+
     fresh = create_state(experiment.recipe, experiment.params, experiment.batch_stats)
     fresh = parallel.replicate({"state": fresh, "metrics": Metrics.zero()})
-    found = checkpoints.restore_latest(fresh, strict=strict, migrate=migrate)
+    found = checkpoints.restore_latest(fresh, strict=strict, migrate=another_plan)
     if found is None:
         return Run(**fresh, ledger=Ledger.start(experiment.config))
     arrays, record = found

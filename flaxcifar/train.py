@@ -61,7 +61,7 @@ def train_and_evaluate(
     prepare(workdir)
     with locked(workdir), Checkpoints(workdir) as checkpoints, postponed() as interruption:
         checkpoints.clean()
-        run = resume_or_start(experiment, checkpoints, strict, "param_groups" in changes)
+        run = resume_or_start(experiment, checkpoints, strict)
         if is_finished(workdir, config):
             return run.state
         check_space(workdir, checkpoints.space(run.state))
@@ -126,19 +126,16 @@ def train(
         checkpoints.save_latest(run.step, arrays, ledger.record(experiment))
         timetable.saved(run.step)
 
-    def after_dispatch(step: int) -> None:
+    def due(step: int) -> bool:
         interruption.check()
-        if timetable.due(step):
-            finite(experiment, run.metrics, run.state, workdir)
-            save()
-            ledger.clock.skip()
+        return timetable.due(step)
 
     with contextlib.closing(logbook), progress:
         try:
             for epoch in range(ledger.epoch, experiment.total_epochs):
                 if ledger.stopping.should_stop:
                     break
-                train_epoch(experiment, train_fn, run, epoch, progress, after_dispatch, workdir)
+                train_epoch(experiment, train_fn, run, epoch, progress, due, save, workdir)
                 trained = finite(experiment, run.metrics, run.state, workdir)
                 validated = {}
                 if len(validation_indices):
@@ -206,12 +203,14 @@ def train_epoch(
     run: Run,
     epoch: int,
     progress: TrainingProgress,
-    after_dispatch: Callable[[int], None],
+    due: Callable[[int], bool],
+    save: Callable[[], None],
     workdir: Path,
 ) -> None:
-    """Trains what is left of an epoch; `after_dispatch` is called with the steps done so far.
+    """Trains what is left of an epoch; raises NonFiniteError where the loss is not finite.
 
-    Raises NonFiniteError where the loss is not finite.
+    After every dispatch `due` is asked, with the steps so far, whether to `save`; it may raise to
+    end the epoch there.
     """
     step, images, clock = run.step, 0, run.ledger.clock
     clock.begin()
@@ -225,7 +224,13 @@ def train_epoch(
             progress.update(step, epoch + 1, values, clock.rate)
         images = batches["index"].size
         step += len(batches["index"])
-        after_dispatch(step)
+        if due(step):
+            jax.block_until_ready(run.metrics)
+            clock.lap(images)
+            images = 0
+            finite(experiment, run.metrics, run.state, workdir)
+            save()
+            clock.skip()
     jax.block_until_ready(run.metrics)
     clock.lap(images)
 

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from flaxcifar import data, migration
+from flaxcifar import data, migration, train
 from flaxcifar.checkpoint import Checkpoints
 from flaxcifar.errors import UserError
 from flaxcifar.train import train_and_evaluate
@@ -51,6 +51,10 @@ def test_a_run_goes_on_with_another_plan(tmp_path, monkeypatch, capsys, optimize
     config = tiny.config(**common, param_groups=plan, total_steps=10)
     with pytest.raises(UserError, match="--allow_change=param_groups"):
         train_and_evaluate(config, tmp_path)
+    with monkeypatch.context() as patch:  # killed before the first save under the new plan
+        patch.setattr(train, "train", None)
+        with pytest.raises(TypeError):
+            train_and_evaluate(config, tmp_path, allow_change=["param_groups"])
     state = train_and_evaluate(config, tmp_path, allow_change=["param_groups"])
     said = capsys.readouterr().out
     assert "the freeze plan has changed" in said and "stage1/conv/kernel" in said

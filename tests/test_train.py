@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flaxcifar import checkpoint, data, train
+from flaxcifar import checkpoint, clock, data, ledger, train
 from flaxcifar.checkpoint import read_best
 from flaxcifar.config import to_json
 from flaxcifar.errors import RunError, UserError
@@ -311,11 +311,38 @@ def test_a_change_that_is_named_is_allowed(uninterrupted, tmp_path, capsys):
     other = tiny.config(**FULL | {"total_epochs": 4, "label_smoothing": 0.1})
     with pytest.raises(UserError, match="--allow_change=label_smoothing"):
         train_and_evaluate(other, tmp_path / "run")
-    with pytest.raises(UserError, match="ema_decay has not changed"):
-        train_and_evaluate(other, tmp_path / "run", allow_change=["ema_decay"])
+    with pytest.raises(UserError, match="no key: 'label_smoothin'; did you mean 'label_smoothing'"):
+        train_and_evaluate(other, tmp_path / "run", allow_change=["label_smoothin"])
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, 31)
+        with pytest.raises(Killed):
+            train_and_evaluate(other, tmp_path / "run", allow_change=["label_smoothing"])
+    # The same command goes on, although the change is made by now.
     train_and_evaluate(other, tmp_path / "run", allow_change=["label_smoothing"])
     assert "changed: label_smoothing was 0.0, now 0.1" in capsys.readouterr().out
     assert len(rows(tmp_path / "run")) == 4
+
+
+def test_the_rate_counts_the_time_of_every_step_however_often_it_is_saved(tmp_path):
+    """Steps that end while their save begins are neither free nor charged for the save."""
+
+    class Slow(clock.Clock):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs, now=lambda: ticks[0])
+
+    ticks = [0.0]
+    block = jax.block_until_ready
+
+    def tick(x):
+        ticks[0] += 0.5  # waiting for the device is all that takes time
+        return block(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "Clock", Slow)
+        patch.setattr(train.jax, "block_until_ready", tick)
+        train_and_evaluate(tiny.config(**{"checkpoint.every_steps": 1}), tmp_path)
+    # A step of 16 images is waited for at least once.
+    assert summary(tmp_path)["timing"]["images_per_second"] <= 16 / 0.5
 
 
 def test_too_small_a_disk_is_refused_before_training(tmp_path, monkeypatch):
