@@ -10,6 +10,7 @@ from flaxcifar.config import to_json
 from flaxcifar.early_stopping import EarlyStopping
 from flaxcifar.errors import UserError
 from flaxcifar.experiment import Experiment
+from flaxcifar.registry import suggestion
 from flaxcifar.schedules import Plateau, make_plateau
 
 # They change how a run is computed or how long it is, but nothing that was computed before.
@@ -122,15 +123,14 @@ def check_resumable(
 ) -> dict[str, str]:
     """Returns {key: words} of what differs between the saved config of a run, if any, and this.
 
-    Raises UserError where a key differs that is neither in `allowed` nor one that may change.
+    Raises UserError where a key differs that is neither in `allowed` nor one that may change. What
+    is allowed need not differ: the same command resumes a run that it has changed.
     """
     changes = config_changes(saved or config, config)
+    known = _flat(to_json(config))
     for key in allowed:
-        if key not in changes:
-            raise UserError(
-                f"--allow_change={key}: {key} has not changed"
-                + (f" (what has: {', '.join(changes)})" if changes else "")
-            )
+        if key not in known and key not in changes:
+            raise UserError(f"--allow_change names no key: {key!r}{suggestion(key, [*known])}")
     refused = [key for key in changes if key not in _MAY_CHANGE and key not in allowed]
     words = {key: f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items()}
     if refused:

@@ -3,7 +3,8 @@
     python -m flaxcifar.verify_resume --config configs/quickstart.py [--config.key=value ...]
 
 The second run is killed (SIGKILL) at random moments and started again until it ends. Then both must
-have the same parameters, statistics, optimizer state, metrics and summary, to the bit.
+have the same parameters, statistics, optimizer state, metrics and summary, to the bit. Where it
+ends before it was killed as often as asked, another one is killed.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=40, help="length of the run; default 40")
     parser.add_argument("--kills", type=int, default=5, help="default 5")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--workdir", help="keeps both runs there, in straight/ and killed/")
+    parser.add_argument("--workdir", help="keeps the runs there, in straight/ and killed1/")
     flags, overrides = parser.parse_known_args(argv)
     if flags.steps < 1 or flags.kills < 1:
         raise UserError("--steps and --kills must be at least 1")
@@ -49,30 +50,43 @@ def main(argv: list[str]) -> None:
     ]
     with contextlib.ExitStack() as stack:
         workdir = Path(flags.workdir or stack.enter_context(tempfile.TemporaryDirectory()))
-        for name in ("straight", "killed"):
-            if (workdir / name).exists():
-                raise UserError(f"{workdir / name} exists: choose another --workdir")
-        run_to_the_end([*command, "--workdir", str(workdir / "straight")])
-        seconds = time.time() - began(workdir / "straight")
+        straight = workdir / "straight"
+        if straight.exists():
+            raise UserError(f"{straight} exists: choose another --workdir")
+        run_to_the_end([*command, "--workdir", str(straight)])
+        seconds = time.time() - began(straight)
         console.say(f"straight: {flags.steps} steps in {seconds:.1f} s, compilation included")
         moments = random.Random(flags.seed)
-        kills = 0
-        killed = [*command, "--workdir", str(workdir / "killed")]
+        runs = kills = 0
         while kills < flags.kills:
-            # Often enough early that all kills find the run at work.
-            wait = moments.uniform(0, seconds) * moments.random()
-            if not kill_after(killed, workdir / "killed", wait):
-                break
-            kills += 1
-            console.say(f"killed {kills} of {flags.kills}; {last_step(workdir / 'killed')}")
-        run_to_the_end(killed)
-        different = differences(workdir / "straight", workdir / "killed")
-        if different:
-            raise RunError(f"after {kills} kills the run is another: first, {different[0]}")
+            runs += 1
+            killed = workdir / f"killed{runs}"
+            kills += kill_often(command, killed, flags.kills - kills, seconds, moments)
+            run_to_the_end([*command, "--workdir", str(killed)])
+            different = differences(straight, killed)
+            if different:
+                raise RunError(f"after {kills} kills the run is another: first, {different[0]}")
+            seconds /= 2  # of a run that ended too soon to be killed so often
         console.say(
             f"exact: {kills} kills, the same to the bit; SHA-256 of the state "
-            f"{contents(workdir / 'straight')['state']}"
+            f"{contents(straight)['state']}"
         )
+
+
+def kill_often(
+    command: Sequence[str], workdir: Path, kills: int, seconds: float, moments: random.Random
+) -> int:
+    """Kills a run so often, within so many seconds of its start, as long as it does not end.
+
+    Returns how often it was killed.
+    """
+    for done in range(kills):
+        # Often enough early that most kills find the run at work.
+        wait = moments.uniform(0, seconds) * moments.random()
+        if not kill_after([*command, "--workdir", str(workdir)], workdir, wait):
+            return done
+        console.say(f"killed {done + 1} of {kills}; {last_step(workdir)}")
+    return kills
 
 
 def run_to_the_end(command: Sequence[str]) -> None:
