@@ -13,6 +13,8 @@ from typing import Any
 from benchmarks.jobs import ROOT, Job
 
 RESULTS = ROOT / "benchmarks" / "results"
+# What one command measures belongs together.
+RUN = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def available_cpus() -> int:
@@ -72,9 +74,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Adds the rows of one run to a file of JSON lines, with the time of the run's end."""
+    """Adds rows to a file of JSON lines, with the time at which this command began."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with path.open("a") as file:
         for row in rows:
-            file.write(json.dumps(row | {"run": now}) + "\n")
+            file.write(json.dumps(row | {"run": RUN}) + "\n")

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_benchmarks import fake, run  # noqa: F401
 
-from benchmarks import page, throughput
+from benchmarks import freezing, page, throughput
 from flaxcifar.errors import UserError
 
 PAGE = "\n".join(f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in page.BENCHMARKS)
@@ -31,6 +31,13 @@ def test_the_latest_run_of_each_kind_is_shown(tmp_path):
     assert text.count("keras-jax") == 1 and "torch" not in text
     assert text.count("Not measured yet.") == 3 and "old" not in text
     assert (tmp_path / "results" / "throughput.png").exists()
+
+
+def test_frameworks_that_one_command_measures_one_by_one_stand_together(tmp_path):
+    flags = ("--models", "vgg16", "--frameworks", "flaxcifar,keras-tensorflow")
+    rows = [row | {"quick": False} for row in run(freezing, tmp_path, *flags)]
+    found = page.latest([json.dumps(row) for row in rows])
+    assert [len(group) for group in found] == [4]
 
 
 def test_a_page_without_its_marks_is_refused(tmp_path):
