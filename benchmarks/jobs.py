@@ -18,6 +18,7 @@ MODELS = {
     "resnet": ("resnet.py", (), ("stem", *(f"stage{n}" for n in range(1, 5)))),
     "crcv": ("crcv.py", (), tuple(f"stage{n}" for n in range(1, 5))),
     "crcv-heavy": ("crcv.py", ("model.size=heavy",), tuple(f"stage{n}" for n in range(1, 5))),
+    "speednet": ("speed94.py", (), ("whiten", *(f"stage{n}" for n in range(1, 4)))),
 }
 
 # What has to be importable for each framework.
@@ -115,6 +116,7 @@ def recipe(job: Job, *changes: str) -> Any:
         "early_stopping.patience=0",
         "ema_decay=0.0",
         "augment=()",
+        "progressive_sizes=()",
         "optimizer.learning_rate=0.001",
         "schedule.name=constant",
     ]
@@ -124,6 +126,11 @@ def recipe(job: Job, *changes: str) -> Any:
         settings.append(f"param_groups=(({job.frozen!r}, 'frozen'),)")
     flags = [f"--config.{setting}" for setting in (*settings, *changes)]
     return config.load(ROOT / "configs" / name, flags)
+
+
+def recipe_without_dropout(job: Job) -> Any:
+    """Returns the config of the job for a loss that does not depend on random numbers."""
+    return recipe(job, *(() if job.model == "speednet" else ("model.dropout=0.0",)))
 
 
 def augmentation(job: Job) -> dict[str, float]:

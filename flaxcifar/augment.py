@@ -239,6 +239,15 @@ def pad_crop(
     return jnp.where(inside[..., None], pixels, 0.0)
 
 
+def resize(images: jax.Array, size: int) -> jax.Array:
+    """Returns float32 images [B, size, size, C]: bilinear, and smoothed first where they shrink.
+
+    Not an augmentation of its own, since those keep an image's shape.
+    """
+    shape = (images.shape[0], size, size, images.shape[-1])
+    return jax.image.resize(images, shape, "bilinear", antialias=True)
+
+
 @AUGMENTATIONS.register
 def cutout(images: jax.Array, random: Random, *, size: int, fill: float = 127.5) -> jax.Array:
     """Fills a square of `size` x `size` pixels, its centre anywhere in the image, with grey.

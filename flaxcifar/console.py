@@ -1,7 +1,9 @@
 """What a run prints: a live bar on a terminal, plain lines elsewhere."""
 
+import contextlib
+import contextvars
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,14 +16,30 @@ if not console.is_terminal:
     console.width = 120
 
 
+# The run of a sweep whose lines are printed in this thread.
+_name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="")
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Within, lines begin with a run's name, and tables, which repeat themselves, are left out."""
+    token = _name.set(name)
+    try:
+        yield
+    finally:
+        _name.reset(token)
+
+
 def say(text: str) -> None:
     """Prints one line as it is."""
-    console.print(text, markup=False, soft_wrap=True)
+    name = _name.get()
+    console.print(f"{name}: {text}" if name else text, markup=False, soft_wrap=True)
 
 
 def show(renderable: Any) -> None:
     """Prints a table or another of rich's renderables."""
-    console.print(renderable)
+    if not _name.get():
+        console.print(renderable)
 
 
 def percent(share: float) -> str:
@@ -44,7 +62,8 @@ class TrainingProgress:
 
     def __init__(self, total_steps: int, total_epochs: int, interval: float = 30.0):
         self._total_epochs = total_epochs
-        self._interval = 0.5 if console.is_terminal else interval
+        self._live = console.is_terminal and not _name.get()
+        self._interval = 0.5 if self._live else interval
         self._shown = self._started = time.monotonic()
         self._first: int | None = None
         self._bar = Progress(
@@ -54,7 +73,8 @@ class TrainingProgress:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            disable=not console.is_terminal,
+            # Several runs of a sweep may be under way; there can be one bar.
+            disable=not self._live,
             expand=True,
         )
         self._task = self._bar.add_task("starting", total=total_steps, figures="compiling")
@@ -79,7 +99,7 @@ class TrainingProgress:
         )
         title = f"epoch {epoch}/{self._total_epochs}"
         self._bar.update(self._task, completed=step, description=title, figures=figures)
-        if not console.is_terminal:
+        if not self._live:
             left = ""
             if self._first is not None and step > self._first:
                 pace = (now - self._started) / (step - self._first)
@@ -124,3 +144,34 @@ def results_table(title: str, results: Mapping[str, Mapping[str, float] | None])
         ]
         table.add_row(*cells, *([percent(values["coarse_accuracy"])] if coarse else []))
     return table
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> Table:
+    """Returns the accuracies of every setting as mean, deviation and 95 % confidence interval."""
+    table = Table(title="accuracy: mean ± deviation [95 % interval] over seeds")
+    table.title_justify = "left"
+    columns = [
+        key
+        for key in ("validation_accuracy", "test_accuracy", "test_augmented_accuracy")
+        if any(key in row for row in rows)
+    ]
+    for heading in ("setting", "seeds", *(key.replace("_", " ") for key in columns), "seconds"):
+        table.add_column(heading, justify="left" if heading == "setting" else "right")
+    for row in rows:
+        failed = f", {len(row['failed'])} failed" if row["failed"] else ""
+        seconds = row["seconds"]
+        table.add_row(
+            (row["setting"] or "-") + (" (best)" if row is best else ""),
+            f"{len(row['seeds'])}{failed}",
+            *(_spread(row[key]) if key in row else "" for key in columns),
+            f"{sum(seconds) / len(seconds):,.0f}" if seconds else "",
+        )
+    return table
+
+
+def _spread(found: Mapping[str, Any]) -> str:
+    mean = percent(found["mean"])
+    if found["deviation"] is None:
+        return mean
+    low, high = found["interval"]
+    return f"{mean} ± {100 * found['deviation']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"

@@ -19,9 +19,11 @@ from flaxcifar.experiment import choose_convolution, make_network
 from flaxcifar.metrics import Metrics, compute
 from flaxcifar.models.network import Network
 from flaxcifar.step import Arrays, eval_step
+from flaxcifar.views import WEIGHTS, Views
 
-# (params, batch_stats, split, indices) -> metrics
-Evaluate = Callable[[Arrays, Arrays, Split, np.ndarray], dict[str, float]]
+# (params, batch_stats, split, indices, views) -> metrics: "single" and, where there are several
+# views, "augmented".
+Evaluate = Callable[..., dict[str, dict[str, float]]]
 
 
 def make_evaluate(
@@ -35,29 +37,42 @@ def make_evaluate(
 
     `between` is called before every batch; what it raises ends the evaluation.
     """
-    step = functools.partial(eval_step, network, normalization, superclass_of)
-    compiled = parallel.pmap(step, replicated=3, batch_axis=0)
+    coarse = None if superclass_of is None else tuple(superclass_of.tolist())
 
     def evaluate(
-        params: Arrays, batch_stats: Arrays, split: Split, indices: np.ndarray
-    ) -> dict[str, float]:
-        metrics = parallel.replicate(Metrics.zero())
+        params: Arrays, batch_stats: Arrays, split: Split, indices: np.ndarray, views: str = "none"
+    ) -> dict[str, dict[str, float]]:
+        compiled = _compiled(network, coarse, views, parallel.local_devices())
+        names = ("single",) if views == "none" else ("single", "augmented")
+        metrics = parallel.replicate({name: Metrics.zero() for name in names})
         for batch in eval_batches(split, indices, batch_size):
             between()
-            metrics = compiled(params, batch_stats, metrics, batch)
-        values = compute(metrics, coarse=superclass_of is not None)
-        if values["examples"] != len(indices):
-            raise AssertionError(f"{values['examples']} of {len(indices)} examples were counted")
+            metrics = compiled((params, batch_stats), normalization.arrays(), metrics, batch)
+        values = {name: compute(metrics[name], coarse=coarse is not None) for name in names}
+        if values["single"]["examples"] != len(indices):
+            raise AssertionError(f"{values} were counted, not {len(indices)} examples")
         return values
 
     return evaluate
 
 
-def evaluate_workdir(workdir: str, split: str = "test") -> dict[str, float]:
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    network: Network, coarse: tuple[int, ...] | None, views: str, devices: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """Cached, so that several runs of one model compile their evaluation once."""
+    step = functools.partial(eval_step, network, coarse, Views(views))
+    return parallel.pmap(step, replicated=3, batch_axis=0, devices=devices)
+
+
+def evaluate_workdir(
+    workdir: str, split: str = "test", views: str | None = None
+) -> dict[str, dict[str, float]]:
     """Returns the metrics of a run's best checkpoint on "train", "validation" or "test".
 
-    The preprocessing is the one stored with the checkpoint. Raises UserError where the workdir has
-    no checkpoint or its dataset is no longer the same.
+    They are "single" and, where `views` (by default the config's) are several, "augmented". The
+    preprocessing is the one stored with the checkpoint. Raises UserError where the workdir has no
+    checkpoint or its dataset is no longer the same.
     """
     best, record = read_best(workdir)
     settings = config.from_json(record["config"])
@@ -65,7 +80,7 @@ def evaluate_workdir(workdir: str, split: str = "test") -> dict[str, float]:
     if dataset.fingerprint != record["fingerprint"]:
         raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
     choose_convolution(settings)
-    network, _, _ = make_network(settings, dataset)
+    network, _ = make_network(settings, dataset)
     evaluate = make_evaluate(
         network,
         Normalization.from_json(record["normalization"]),
@@ -74,7 +89,8 @@ def evaluate_workdir(workdir: str, split: str = "test") -> dict[str, float]:
     )
     part, indices = _part(dataset, settings, split)
     arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
-    return evaluate(arrays["params"], arrays["batch_stats"], part, indices)
+    variables = (arrays["params"], arrays["batch_stats"])
+    return evaluate(*variables, part, indices, settings.test_views if views is None else views)
 
 
 def _part(dataset: Dataset, settings: Any, split: str) -> tuple[Split, np.ndarray]:
@@ -94,11 +110,11 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m flaxcifar.evaluate", allow_abbrev=False)
     parser.add_argument("--workdir", required=True, help="the directory of a run")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--views", choices=tuple(WEIGHTS), help="default: as the run's config says")
     flags = parser.parse_args(argv)
-    values = evaluate_workdir(flags.workdir, flags.split)
-    console.show(
-        console.results_table(f"best checkpoint of {flags.workdir}", {flags.split: values})
-    )
+    values = evaluate_workdir(flags.workdir, flags.split, flags.views)
+    results = {flags.split: values["single"], f"{flags.split}, views": values.get("augmented")}
+    console.show(console.results_table(f"best checkpoint of {flags.workdir}", results))
 
 
 if __name__ == "__main__":

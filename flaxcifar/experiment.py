@@ -1,6 +1,9 @@
 """From a config to everything a run is made of, before its first step."""
 
 import dataclasses
+import functools
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,17 +14,29 @@ import optax
 from flaxcifar import data, ops
 from flaxcifar.augment import make_augment
 from flaxcifar.checkpoint import describe_difference, read_best
+from flaxcifar.config import plain, to_json
 from flaxcifar.data.dataset import Dataset
-from flaxcifar.data.normalization import statistics
+from flaxcifar.data.normalization import Normalization, statistics
 from flaxcifar.data.order import epoch_indices
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.network import Network
-from flaxcifar.optim import FROZEN, assign_groups, make_tx
+from flaxcifar.optim import FROZEN, Group, OwnOptimizer, assign_groups, make_tx
 from flaxcifar.parallel import AXIS, per_device
 from flaxcifar.schedules import make_plateau, make_schedule
-from flaxcifar.step import Arrays, Recipe
+from flaxcifar.selection import Selection
+from flaxcifar.step import Arrays, Hyperparams, Lookahead, Recipe
+
+# Keywords of the optimizer that are arguments of the compiled steps.
+_ARGUMENTS = frozenset({"learning_rate", "momentum", "decay", "weight_decay"})
+# Sections and keys that the compiled steps do not depend on, or take as arguments.
+_NOT_COMPILED = (
+    "seed data early_stopping checkpoint on_nonfinite init_from init_drop_head label_smoothing "
+    "eval_batch_size steps_per_dispatch test_views total_epochs total_steps"
+).split()
+# Training images that a model may look at before the first step.
+_FITTED = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +46,10 @@ class Experiment:
     Attributes:
       train_indices, validation_indices: int32 positions in the training split.
       params, batch_stats: flat dicts, where training starts.
+      proxy: the same of the network that selects examples, where there is one.
       groups: the learning-rate scale of each parameter, or "frozen".
       schedule: factor of the learning rate by step.
+      sizes: (step, size) pairs: until that step the training images are of that size.
       remarks: lines that the user should see.
     """
 
@@ -41,10 +58,14 @@ class Experiment:
     train_indices: np.ndarray
     validation_indices: np.ndarray
     recipe: Recipe
+    hyperparams: Hyperparams
+    normalization: Normalization
     params: Arrays
     batch_stats: Arrays
-    groups: dict[str, float | str]
+    proxy: tuple[Arrays, Arrays] | None
+    groups: dict[str, Group]
     schedule: optax.Schedule
+    sizes: tuple[tuple[int, int], ...]
     total_steps: int
     remarks: tuple[str, ...]
 
@@ -59,6 +80,10 @@ class Experiment:
         batches = epoch_indices(self.train_indices, config.seed, epoch, config.batch_size)
         return batches[: self.total_steps - epoch * per_epoch]
 
+    def image_size(self, step: int) -> int:
+        """Returns the size of a step's training images, 0 for that of the dataset."""
+        return next((size for end, size in self.sizes if step < end), 0)
+
     def learning_rate(self, step: int, scale: float) -> float:
         """Returns the learning rate of a step under a reduce-on-plateau scale."""
         return self.config.optimizer.learning_rate * float(self.schedule(step)) * scale
@@ -70,16 +95,52 @@ def choose_convolution(config: Any) -> None:
     ops.self_test(config.precision)
 
 
-def make_network(config: Any, dataset: Dataset) -> tuple[Network, Arrays, Arrays]:
-    """Returns the config's model for this dataset: its functions, parameters and statistics."""
+def make_network(config: Any, dataset: Dataset, key: str = "model") -> tuple[Network, Callable]:
+    """Returns the config's model, or its proxy, for this dataset: functions, parameters by seed."""
+    spec = json.dumps(to_json(config[key]), sort_keys=True)
     shape = dataset.train.images.shape[1:]
-    dtype = jnp.dtype(config.precision)
-    classes = len(dataset.class_names)
+    return _make_network(spec, len(dataset.class_names), shape, config.precision)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_network(
+    spec: str, classes: int, shape: tuple[int, int, int], precision: str
+) -> tuple[Network, Callable]:
+    """Cached, so that several runs of one model compile its initialisation once."""
+    dtype = jnp.dtype(precision)
 
     def build(rngs):
-        return MODELS.call(config.model.to_dict(), classes, shape, dtype, AXIS, rngs)
+        return MODELS.call(plain(json.loads(spec)), classes, shape, dtype, AXIS, rngs)
 
-    return Network.create(build, config.seed)
+    return Network.create(build)
+
+
+def start(network: Network, init: Callable, seed: int, sample: np.ndarray) -> tuple[Arrays, Arrays]:
+    """Returns the parameters and statistics of a seed, fitted to a sample of training images."""
+    params, batch_stats = init(seed)
+    return network.fitted(params, batch_stats, sample), batch_stats
+
+
+def make_selection(
+    config: Any, dataset: Dataset, schedule: optax.Schedule, lengths: tuple[int, int], sample: Any
+) -> tuple[Selection, tuple[Arrays, Arrays]]:
+    """Returns how the config selects examples, and where its small network starts.
+
+    `lengths` are the steps of an epoch and of the run.
+    """
+    network, init = make_network(config, dataset, "proxy")
+    proxy = start(network, init, config.seed, sample)
+    groups = make_groups(config, proxy[0], *lengths)
+    kept = round(config.batch_size * config.selection.keep_percent / 100)
+    per_device(kept, "the number of selected examples")
+    selection = Selection(
+        network=network,
+        make_tx=functools.partial(make_tx, config.optimizer.to_dict(), schedule, groups),
+        frozen=frozenset(path for path, group in groups.items() if group == FROZEN),
+        kept=kept,
+        every=config.selection.every_steps,
+    )
+    return selection, proxy
 
 
 def initialize(config: Any, params: Arrays, batch_stats: Arrays) -> tuple[Arrays, Arrays, str]:
@@ -108,6 +169,56 @@ def initialize(config: Any, params: Arrays, batch_stats: Arrays) -> tuple[Arrays
         {path: taken.get(path, value) for path, value in batch_stats.items()},
         done,
     )
+
+
+def make_groups(
+    config: Any, params: Arrays, steps_per_epoch: int, total_steps: int
+) -> dict[str, Group]:
+    """Returns the group of every parameter by `config.param_groups`."""
+    entries = []
+    for number, (pattern, group) in enumerate(plain(config.param_groups)):
+        if isinstance(group, dict):
+            spec = {"schedule": to_json(config.schedule)} | group
+            schedule = make_schedule(spec.pop("schedule"), steps_per_epoch, total_steps)
+            group = OwnOptimizer(number, spec, schedule)
+        entries.append((pattern, group))
+    return assign_groups(params, entries)
+
+
+def make_hyperparams(config: Any, normalization: Normalization) -> Hyperparams:
+    """Returns what the compiled steps take as arguments."""
+    mean, divisor = normalization.arrays()
+    optimizer = {key: value for key, value in config.optimizer.items() if _is_argument(key, value)}
+    return Hyperparams(
+        seed=np.uint32(config.seed),
+        mean=mean,
+        divisor=divisor,
+        label_smoothing=np.float32(config.label_smoothing),
+        l2=np.float32(config.l2.coefficient),
+        optimizer={key: np.float32(value) for key, value in optimizer.items()},
+    )
+
+
+def identity(config: Any, dataset: Dataset, train_examples: int, total_steps: int) -> str:
+    """Returns words that are equal for two configs only where the same compiled steps serve both.
+
+    They have everything but what is an argument of the steps and what only the host looks at.
+    """
+    words = to_json(config)
+    for key in _NOT_COMPILED:
+        del words[key]
+    words["l2"]["coefficient"] = bool(words["l2"]["coefficient"])
+    words["optimizer"] = {
+        key: None if _is_argument(key, value) else value
+        for key, value in words["optimizer"].items()
+    }
+    classes, coarse = len(dataset.class_names), dataset.superclass_of
+    facts = [dataset.train.images.shape[1:], classes, None if coarse is None else coarse.tolist()]
+    return json.dumps([words, facts, train_examples, total_steps, ops.chosen()])
+
+
+def _is_argument(key: str, value: Any) -> bool:
+    return key in _ARGUMENTS and isinstance(value, int | float)
 
 
 def build(config: Any) -> Experiment:
@@ -147,16 +258,28 @@ def build(config: Any) -> Experiment:
     schedule = make_schedule(config.schedule, steps_per_epoch, total_steps)
 
     choose_convolution(config)
-    network, params, batch_stats = make_network(config, dataset)
+    normalization = statistics(dataset.train.images, train, config.data.normalization)
+    network, init = make_network(config, dataset)
+    # Evenly over the split, in which the classes may come in order.
+    some = train[np.linspace(0, len(train) - 1, min(len(train), _FITTED)).astype(int)]
+    sample = normalization(dataset.train.images[some].astype(np.float32))
+    params, batch_stats = start(network, init, config.seed, sample)
     if config.init_from:
         params, batch_stats, done = initialize(config, params, batch_stats)
         remarks.append(done)
-    groups = assign_groups(params, config.param_groups)
-    frozen = frozenset(path for path, scale in groups.items() if scale == FROZEN)
+    groups = make_groups(config, params, steps_per_epoch, total_steps)
+    frozen = frozenset(path for path, group in groups.items() if group == FROZEN)
     l2_paths = assign_groups(params, ((config.l2.pattern, True),)) if config.l2.coefficient else {}
+    hyperparams = make_hyperparams(config, normalization)
+    selection, proxy = None, None
+    if config.selection.keep_percent < 100:
+        lengths = (steps_per_epoch, total_steps)
+        selection, proxy = make_selection(config, dataset, schedule, lengths, sample)
     recipe = Recipe(
+        identity=identity(config, dataset, len(train), total_steps),
         network=network,
-        tx=make_tx(
+        make_tx=functools.partial(
+            make_tx,
             config.optimizer.to_dict(),
             schedule,
             groups,
@@ -164,15 +287,22 @@ def build(config: Any) -> Experiment:
             accumulation_steps=config.accumulation_steps,
         ),
         augment=augment,
-        normalization=statistics(dataset.train.images, train, config.data.normalization),
-        seed=config.seed,
         steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
         frozen=frozen,
-        l2=config.l2.coefficient,
+        penalizes=bool(config.l2.coefficient),
         l2_paths=tuple(p for p, hit in l2_paths.items() if hit is True and p not in frozen),
-        label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
+        lookahead=Lookahead(
+            config.lookahead.every_steps, config.lookahead.decay, config.lookahead.power
+        ),
+        selection=selection,
         superclass_of=dataset.superclass_of,
+    )
+    # Wrong names and keywords show here, before anything is written.
+    recipe.make_tx(hyperparams.optimizer)
+    sizes = tuple(
+        (round(percent / 100 * total_steps), size) for percent, size in config.progressive_sizes
     )
     return Experiment(
         config=config,
@@ -180,10 +310,14 @@ def build(config: Any) -> Experiment:
         train_indices=train,
         validation_indices=validation,
         recipe=recipe,
+        hyperparams=hyperparams,
+        normalization=normalization,
         params=params,
         batch_stats=batch_stats,
+        proxy=proxy,
         groups=groups,
         schedule=schedule,
+        sizes=sizes,
         total_steps=total_steps,
         remarks=tuple(remarks),
     )

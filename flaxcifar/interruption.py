@@ -41,16 +41,25 @@ class Interruption:
         os.write(2, b"\nflaxcifar: stopping after this step; once more to stop at once\n")
 
 
+# That of the main thread.
+_current: Interruption | None = None
+
+
 @contextlib.contextmanager
 def postponed() -> Iterator[Interruption]:
-    """Within, signals wait for the next `check`; outside the main thread they are left alone."""
-    interruption = Interruption()
+    """Within, signals wait for the next `check`.
+
+    They reach the main thread only: other threads see what comes while that is in here, too.
+    """
+    global _current
     if threading.current_thread() is not threading.main_thread():
-        yield interruption
+        yield _current or Interruption()
         return
+    _current = interruption = Interruption()
     before = {number: signal.signal(number, interruption._receive) for number in _SIGNALS}
     try:
         yield interruption
     finally:
+        _current = None
         for number, handler in before.items():
             signal.signal(number, handler)

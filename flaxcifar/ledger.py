@@ -82,7 +82,7 @@ class Ledger:
             "plateau": self.plateau and dataclasses.asdict(self.plateau),
             "clock": self.clock.state(),
             "config": to_json(experiment.config),
-            "normalization": experiment.recipe.normalization.to_json(),
+            "normalization": experiment.normalization.to_json(),
             "class_names": list(experiment.dataset.class_names),
             "fingerprint": experiment.dataset.fingerprint,
         }

@@ -4,9 +4,13 @@ An interrupted run goes on when the same command, --workdir included, is given a
 """
 
 import argparse
+import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flaxcifar import cli, config, huge_pages
+from flaxcifar.errors import UserError
 from flaxcifar.workdir import fresh_workdir
 
 
@@ -31,18 +35,41 @@ def main(argv: list[str]) -> None:
         metavar="KEY,...",
         help="config keys that may differ from those that the workdir's run began with",
     )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train N seeds; report mean and spread"
+    )
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="train every value of a config key; several times for all combinations",
+    )
     flags, overrides = parser.parse_known_args(argv)
     checked = config.load(flags.config, overrides)
+    name = f"{Path(flags.config).stem}-{checked.data.name}"
+    options = {
+        "strict": flags.strict,
+        "allow_change": [key for key in flags.allow_change.split(",") if key],
+    }
+    if flags.seeds < 1:
+        raise UserError(f"--seeds is {flags.seeds}; it must be at least 1")
+    if flags.seeds > 1 or flags.sweep:
+        from flaxcifar import sweep
+
+        load = functools.partial(_load, flags.config, overrides)
+        runs = sweep.plan(load, [sweep.parse_axis(text) for text in flags.sweep], flags.seeds)
+        workdir = Path(flags.workdir or fresh_workdir(f"{name}-sweep"))
+        sweep.run_all(runs, workdir, **options)
+        return
 
     from flaxcifar.train import train_and_evaluate
 
-    name = f"{Path(flags.config).stem}-{checked.data.name}"
-    train_and_evaluate(
-        checked,
-        flags.workdir or fresh_workdir(name),
-        strict=flags.strict,
-        allow_change=[key for key in flags.allow_change.split(",") if key],
-    )
+    train_and_evaluate(checked, flags.workdir or fresh_workdir(name), **options)
+
+
+def _load(path: str, overrides: Sequence[str], more: Sequence[str]) -> Any:
+    return config.load(path, [*overrides, *more])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax.typing import ArrayLike
@@ -32,7 +31,7 @@ def measure(
     labels: jax.Array,
     mask: ArrayLike,
     losses: jax.Array,
-    superclass_of: np.ndarray | None,
+    superclass_of: ArrayLike | None,
     penalty: ArrayLike = 0.0,
 ) -> Metrics:
     """Returns the sums over one batch.

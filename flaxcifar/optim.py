@@ -1,5 +1,6 @@
 """Optimizers by name, and groups of parameters that train at their own rate or not at all."""
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,15 +8,17 @@ from typing import Any
 
 import optax
 import optax.contrib
+from jax.typing import ArrayLike
 
 from flaxcifar.errors import UserError
+from flaxcifar.muon import orthogonalizing
 from flaxcifar.registry import Registry, suggestion
 
 OPTIMIZERS = Registry("optimizer")
 FROZEN = "frozen"
 
 # Given a base learning rate, returns its schedule.
-Rate = Callable[[float], optax.Schedule]
+Rate = Callable[[ArrayLike], optax.Schedule]
 
 # They need more than gradients, take no schedule, or evaluate other parameters than they train.
 _UNSUITED = frozenset(
@@ -25,42 +28,76 @@ _UNSUITED = frozenset(
 
 
 @OPTIMIZERS.register
+def sgd(
+    rate: Rate,
+    *,
+    learning_rate: ArrayLike,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    decay: ArrayLike = 0.0,
+) -> optax.GradientTransformation:
+    """Gradient descent with PyTorch's momentum, decoupled from its weight decay.
+
+    A step at the peak of the schedule takes the share `decay` from every parameter, whatever the
+    learning rate: the gradient gets `decay / learning_rate` times the parameter.
+    """
+    shrink = optax.add_decayed_weights(decay / learning_rate)
+    return optax.chain(shrink, optax.sgd(rate(learning_rate), momentum, nesterov))
+
+
+@OPTIMIZERS.register
 def muon(
     rate: Rate,
     *,
-    learning_rate: float = 0.02,
-    adam_learning_rate: float = 1e-3,
-    momentum: float = 0.95,
+    learning_rate: ArrayLike = 0.02,
+    momentum: ArrayLike = 0.95,
     nesterov: bool = True,
     ns_steps: int = 5,
-    weight_decay: float = 0.0,
+    ns_dtype: str = "bfloat16",
+    normalize: bool = False,
+    weight_decay: ArrayLike = 0.0,
+    sgd_learning_rate: ArrayLike = 0.1,
+    sgd_momentum: ArrayLike = 0.9,
 ) -> optax.GradientTransformation:
-    """Muon (Jordan et al., 2024) for kernels, convolutions included, Adam for all other parameters.
+    """Muon (Jordan et al., 2024) for the kernels of convolutions, SGD for all other parameters.
 
-    A kernel [H, W, I, O] is orthogonalised as the matrix [H * W * I, O]; optax by itself leaves
-    kernels of four dimensions to Adam. `learning_rate`, `momentum`, `nesterov`, `ns_steps` and the
-    decoupled `weight_decay` are those of the kernels.
+    optax's own leaves kernels of four dimensions to Adam. See `muon.muon` for the keywords; those
+    of SGD begin with `sgd_`, and its momentum is Nesterov's.
     """
 
-    def dimensions(params):
-        def of(path, value):
-            if path.endswith("kernel") and getattr(value, "ndim", 0) > 1:
-                return optax.contrib.MuonDimensionNumbers(
-                    tuple(range(value.ndim - 1)), value.ndim - 1
-                )
-            return None
+    def labels(params):
+        return {
+            path: "muon" if getattr(value, "ndim", 0) == 4 else "sgd"
+            for path, value in params.items()
+        }
 
-        return {path: of(path, value) for path, value in params.items()}
-
-    return optax.contrib.muon(
-        rate(learning_rate),
-        beta=momentum,
-        nesterov=nesterov,
-        ns_steps=ns_steps,
-        weight_decay=weight_decay,
-        adam_learning_rate=rate(adam_learning_rate),
-        muon_weight_dimension_numbers=dimensions,
+    kernels = orthogonalizing(
+        rate(learning_rate), momentum, nesterov, ns_steps, ns_dtype, normalize, weight_decay
     )
+    others = optax.sgd(rate(sgd_learning_rate), sgd_momentum, nesterov=True)
+    return optax.multi_transform({"muon": kernels, "sgd": others}, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnOptimizer:
+    """What a group of parameters has that trains by an optimizer and a schedule of its own.
+
+    Attributes:
+      number: of its entry in `param_groups`.
+      spec: as `config.optimizer`.
+      schedule: of its learning rate.
+    """
+
+    number: int
+    spec: Mapping[str, Any]
+    schedule: optax.Schedule
+
+    def __str__(self) -> str:
+        return f"group{self.number}"
+
+
+# The scale of the learning rate, FROZEN, or an optimizer.
+Group = float | str | OwnOptimizer
 
 
 def _from_optax(name: str) -> Callable | None:
@@ -110,10 +147,8 @@ def make_optimizer(spec: Mapping[str, Any], rate: Rate) -> optax.GradientTransfo
     return function(**kwargs | {"learning_rate": rate(kwargs["learning_rate"])})
 
 
-def assign_groups(
-    paths: Iterable[str], groups: Sequence[tuple[str, float | str]]
-) -> dict[str, float | str]:
-    """Returns for every parameter path its learning-rate scale, or "frozen".
+def assign_groups(paths: Iterable[str], groups: Sequence[tuple[str, Group]]) -> dict[str, Group]:
+    """Returns for every parameter path its group: what stands beside the pattern that matches.
 
     A pattern is a regular expression that has to match a whole path or the whole path of a module
     above it, so `stage1` names everything under stage1. The first match wins; a path that none
@@ -139,7 +174,8 @@ def assign_groups(
 def make_tx(
     spec: Mapping[str, Any],
     schedule: optax.Schedule,
-    groups: Mapping[str, float | str],
+    groups: Mapping[str, Group],
+    values: Mapping[str, ArrayLike] | None = None,
     *,
     gradient_clip: float = 0.0,
     accumulation_steps: int = 1,
@@ -149,13 +185,20 @@ def make_tx(
     Args:
       spec: dict(name=..., learning_rate=..., **kwargs) of the optimizer.
       schedule: multiplies the learning rate; a function of the training step (not the update).
-      groups: each path's learning-rate scale, or "frozen".
+      values: keywords of the optimizer that are arguments of a compiled step, in place of `spec`'s.
+      groups: each path's learning-rate scale, "frozen", or its own optimizer and schedule.
       gradient_clip: largest global norm over all trained parameters, 0 for none.
       accumulation_steps: gradients that are averaged into one update.
     """
 
-    def rate_of(scale: float) -> Rate:
-        return lambda base: lambda count: base * scale * schedule(count * accumulation_steps)
+    def optimizer(group: float | OwnOptimizer) -> optax.GradientTransformation:
+        own = isinstance(group, OwnOptimizer)
+        scale, wave = (1.0, group.schedule) if own else (group, schedule)
+
+        def rate(base: ArrayLike) -> optax.Schedule:
+            return lambda count: base * scale * wave(count * accumulation_steps)
+
+        return make_optimizer(group.spec if own else {**spec, **(values or {})}, rate)
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:
         # The outer transform has put a MaskedNode, an empty tree, in place of what is frozen.
@@ -164,11 +207,11 @@ def make_tx(
             for path, value in params.items()
         }
 
-    scales = sorted({scale for scale in groups.values() if scale != FROZEN})
-    if not scales:
+    trained = {str(group): group for group in groups.values() if group != FROZEN}
+    if not trained:
         raise UserError("param_groups: every parameter is frozen, nothing is left to train")
     tx = optax.multi_transform(
-        {str(scale): make_optimizer(spec, rate_of(scale)) for scale in scales}, labels
+        {label: optimizer(trained[label]) for label in sorted(trained)}, labels
     )
     # Over all groups at once: clipping inside each would not bound the global norm.
     if gradient_clip:
@@ -178,5 +221,5 @@ def make_tx(
     # Outermost, so that a frozen parameter has no state in any of the above.
     return optax.multi_transform(
         {"trained": tx, FROZEN: optax.set_to_zero()},
-        {path: FROZEN if scale == FROZEN else "trained" for path, scale in groups.items()},
+        {path: FROZEN if group == FROZEN else "trained" for path, group in groups.items()},
     )

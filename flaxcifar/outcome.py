@@ -83,7 +83,8 @@ def conclude(
         best, record = checkpoints.restore_best()
         arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
         params, batch_stats, row = arrays["params"], arrays["batch_stats"], record["history"][-1]
-    test = evaluate(params, batch_stats, dataset.test, np.arange(len(dataset.test.labels)))
+    everything = np.arange(len(dataset.test.labels))
+    test = evaluate(params, batch_stats, dataset.test, everything, config.test_views)
     _, totals = model_summary(
         experiment.recipe.network, dataset.train.images.shape[1:], experiment.recipe.frozen
     )
@@ -110,7 +111,9 @@ def conclude(
             if name.startswith("validation_")
         }
         or None,
-        "test": test,
+        "test": test["single"],
+        # By the mean over the views of `test_views`.
+        "test_augmented": test.get("augmented"),
         "config": to_json(config),
         # All that differs between two runs of one config, or between a run and its resumption.
         "timing": {
@@ -129,8 +132,12 @@ def show_results(summary: dict[str, Any]) -> None:
     """Prints the final table of a summary."""
     title = f"{summary['config']['model']['name']} on {summary['dataset']['name']}"
     title += f", parameters of step {summary['evaluated_step']:,}"
-    splits = {split: summary[split] for split in ("validation", "test")}
-    console.show(console.results_table(title, splits))
+    results = {
+        "validation": summary["validation"],
+        "test": summary["test"],
+        f"test, {summary['config']['test_views']}": summary["test_augmented"],
+    }
+    console.show(console.results_table(title, results))
     timing = summary["timing"]
     console.say(
         f"{summary['steps']:,} steps ({summary['epochs']:.4g} epochs) in "

@@ -5,7 +5,9 @@ global batch over all local devices. `jax.pmap` does it by default (it is built 
 shard_map); `shard_map` is the same over an explicit mesh, which ahead-of-time compilation wants.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +19,31 @@ from flaxcifar.errors import UserError
 
 AXIS = "batch"
 
+_devices: contextvars.ContextVar[tuple[jax.Device, ...] | None] = contextvars.ContextVar(
+    "devices", default=None
+)
+
+
+def local_devices() -> tuple[jax.Device, ...]:
+    """Returns the devices of this process that a run in this thread uses: all of them, or those
+    that `using` names."""
+    return _devices.get() or tuple(jax.local_devices())
+
+
+@contextlib.contextmanager
+def using(devices: Sequence[jax.Device]) -> Iterator[None]:
+    """Within, this thread's runs use these devices and no others of this process."""
+    token = _devices.set(tuple(devices))
+    try:
+        with jax.default_device(devices[0]):
+            yield
+    finally:
+        _devices.reset(token)
+
 
 def per_device(batch_size: int, name: str = "batch_size") -> int:
     """Returns one device's share of a global batch; raises UserError where it is not whole."""
-    devices = jax.device_count()
+    devices = len(local_devices()) * jax.process_count()
     if batch_size % devices:
         down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
         near = f"{down} or {up}" if down else f"{up}"
@@ -33,7 +56,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 
     A step that is called with arrays placed in another way works, but is compiled once more.
     """
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    mesh = Mesh(np.array(devices or local_devices()), (AXIS,))
     placed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
     # The caller may donate the result: it must not share memory with `tree`.
     return jax.tree.map(jnp.copy, placed)
@@ -57,7 +80,7 @@ def pmap(
       donate: the indices of arguments whose memory the results may take.
       devices: the local devices by default.
     """
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or local_devices())
     mapped = jax.pmap(
         step,
         axis_name=AXIS,
@@ -87,7 +110,7 @@ def shard_map(
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
     """Returns the same function as `pmap` does, as one jitted shard_map over a mesh."""
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or local_devices())
     mesh = Mesh(np.array(devices), (AXIS,))
     batch = PartitionSpec(*(None,) * batch_axis, AXIS)
     specs = (PartitionSpec(),) * replicated + (batch,)

@@ -50,7 +50,13 @@ def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bo
         # By the checkpoint's own config: the workdir's is newer until the first save under it.
         return "param_groups" in config_changes(record["config"], experiment.config)
 
-    fresh = create_state(experiment.recipe, experiment.params, experiment.batch_stats)
+    fresh = create_state(
+        experiment.recipe,
+        experiment.hyperparams,
+        experiment.params,
+        experiment.batch_stats,
+        experiment.proxy,
+    )
     fresh = parallel.replicate({"state": fresh, "metrics": Metrics.zero()})
     found = checkpoints.restore_latest(fresh, strict=strict, migrate=another_plan)
     if found is None:
@@ -71,7 +77,7 @@ def finite(
     values = compute(
         metrics,
         coarse=experiment.dataset.superclass_of is not None,
-        penalty=bool(experiment.recipe.l2),
+        penalty=experiment.recipe.penalizes,
     )
     if math.isfinite(values["loss"] + values.get("penalty", 0.0)):
         return values

@@ -155,11 +155,21 @@ def cosine(total_steps: int, *, end_scale: float = 0.0, warmup_steps: int = 0) -
 
 
 @SCHEDULES.register
-def linear(total_steps: int, *, end_scale: float = 0.0, warmup_steps: int = 0) -> optax.Schedule:
-    """A straight line from 1, at the end of the warm-up, to `end_scale` at the end of the run."""
+def linear(
+    total_steps: int,
+    *,
+    end_scale: float = 0.0,
+    warmup_steps: int = 0,
+    over_steps: int | None = None,
+) -> optax.Schedule:
+    """A straight line from 1, at the end of the warm-up, to `end_scale` after `over_steps`.
+
+    It stays there; by default that is the end of the run.
+    """
     _number("end_scale", end_scale, 0, 1)
-    _require_rest(total_steps, warmup_steps)
-    down = optax.linear_schedule(1.0, end_scale, total_steps - warmup_steps, warmup_steps)
+    over_steps = total_steps if over_steps is None else over_steps
+    _require_rest(over_steps, warmup_steps)
+    down = optax.linear_schedule(1.0, end_scale, over_steps - warmup_steps, warmup_steps)
     return _warmed(down, warmup_steps)
 
 

@@ -1,9 +1,10 @@
 """The training loop."""
 
 import contextlib
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flaxcifar.checkpoint import Checkpoints, NonFiniteError
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data import resident
-from flaxcifar.data.host import train_batches
+from flaxcifar.dispatch import Dispatch, dispatches
 from flaxcifar.evaluate import Evaluate, make_evaluate
 from flaxcifar.experiment import Experiment, build
 from flaxcifar.interruption import Interrupted, Interruption, postponed
@@ -23,15 +24,12 @@ from flaxcifar.ledger import check_resumable
 from flaxcifar.metrics import Metrics
 from flaxcifar.outcome import conclude, introduce, is_finished
 from flaxcifar.run import Run, finite, resume_or_start
-from flaxcifar.step import Arrays, TrainState, train_steps
+from flaxcifar.step import Recipe, TrainState, train_steps
 from flaxcifar.timetable import Timetable
 from flaxcifar.workdir import Logbook, check_space, locked, prepare, read_json, write_json
 
-TrainFn = Callable[[TrainState, Metrics, Arrays], tuple[TrainState, Metrics]]
+TrainFn = Callable[[TrainState, Metrics, Dispatch], tuple[TrainState, Metrics]]
 
-# Steps that one dispatch runs on an accelerator. On a CPU the host's part is not worth hiding, and
-# a convolution's gradient inside a scan can fall off XLA's fast path.
-_STEPS_PER_DISPATCH = 16
 _MOST_ROLLBACKS = 3
 
 
@@ -72,7 +70,7 @@ def train_and_evaluate(
         recipe = experiment.recipe
         evaluate = make_evaluate(
             recipe.network,
-            recipe.normalization,
+            experiment.normalization,
             recipe.superclass_of,
             config.eval_batch_size,
             interruption.check,
@@ -140,7 +138,7 @@ def train(
                 validated = {}
                 if len(validation_indices):
                     variables = (run.state.eval_params, run.state.batch_stats)
-                    validated = evaluate(*variables, dataset.train, validation_indices)
+                    validated = evaluate(*variables, dataset.train, validation_indices)["single"]
                 row = make_row(experiment, run.state, epoch, trained, validated)
                 best = ledger.update(row, validated.get(experiment.config.early_stopping.metric))
                 run.metrics = parallel.replicate(Metrics.zero())
@@ -164,37 +162,28 @@ def train(
 
 
 def make_train_fn(experiment: Experiment) -> TrainFn:
-    """Returns the compiled step over all devices: (state, metrics, batches) -> (state, metrics).
-
-    The state's memory is reused. Batches have the steps of one dispatch as their first axis.
-    """
+    """Returns the compiled steps over all devices; the state's memory is reused."""
     split = {}
     if experiment.config.data.pipeline == "resident":
         split = parallel.replicate(resident.put(experiment.dataset.train))
-    step = functools.partial(train_steps, experiment.recipe)
-    compiled = parallel.pmap(step, replicated=3, batch_axis=1, donate=(0,))
-    return lambda state, metrics, batches: compiled(state, metrics, split, batches)
+    hyperparams = parallel.replicate(experiment.hyperparams)
+
+    def train_fn(
+        state: TrainState, metrics: Metrics, dispatch: Dispatch
+    ) -> tuple[TrainState, Metrics]:
+        recipe = dataclasses.replace(experiment.recipe, image_size=dispatch.image_size)
+        compiled = _compiled(recipe, parallel.local_devices())
+        count = np.int32(dispatch.steps)
+        return compiled(hyperparams, state, metrics, split, count, dispatch.batches)
+
+    return train_fn
 
 
-def dispatches(experiment: Experiment, epoch: int, first: int) -> Iterator[Arrays]:
-    """Yields the batches of an epoch from `first` on as `train_fn` takes them: [steps, B, ...].
-
-    The resident pipeline's have only the indices.
-    """
-    indices = experiment.epoch_batches(epoch)[first:]
-    on_cpu = jax.default_backend() == "cpu"
-    size = experiment.config.steps_per_dispatch or (1 if on_cpu else _STEPS_PER_DISPATCH)
-    starts = range(0, len(indices), size)
-    if experiment.config.data.pipeline == "resident":
-        yield from ({"index": indices[start : start + size]} for start in starts)
-        return
-    if not len(indices):
-        return
-    shard = (jax.process_index(), jax.process_count())
-    batches = train_batches(experiment.dataset.train, indices, shard)
-    for start in starts:
-        several = [next(batches) for _ in indices[start : start + size]]
-        yield jax.tree.map(lambda *arrays: np.stack(arrays), *several)
+@functools.lru_cache(maxsize=8)
+def _compiled(recipe: Recipe, devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
+    """Cached, so that runs which differ in nothing but `Hyperparams` compile once."""
+    step = functools.partial(train_steps, recipe)
+    return parallel.pmap(step, replicated=5, batch_axis=1, donate=(1,), devices=devices)
 
 
 def train_epoch(
@@ -214,16 +203,16 @@ def train_epoch(
     """
     step, images, clock = run.step, 0, run.ledger.clock
     clock.begin()
-    for batches in dispatches(experiment, epoch, step - epoch * experiment.recipe.steps_per_epoch):
-        before, (run.state, run.metrics) = run.metrics, train_fn(run.state, run.metrics, batches)
+    for dispatch in dispatches(experiment, epoch, step):
+        before, (run.state, run.metrics) = run.metrics, train_fn(run.state, run.metrics, dispatch)
         # The device has this dispatch in hand while the host waits for the one before.
         jax.block_until_ready(before)
         clock.lap(images)
         if images and progress.due():
             values = finite(experiment, before, run.state, workdir)
             progress.update(step, epoch + 1, values, clock.rate)
-        images = batches["index"].size
-        step += len(batches["index"])
+        images = dispatch.steps * experiment.config.batch_size
+        step += dispatch.steps
         if due(step):
             jax.block_until_ready(run.metrics)
             clock.lap(images)

@@ -20,6 +20,7 @@ from flaxcifar.config import (
     resolve_durations,
     to_json,
 )
+from flaxcifar.config.defaults import NAMED
 from flaxcifar.errors import UserError
 
 PLAIN = "from flaxcifar.config import default_config\ndef get_config():\n    c = default_config()\n"
@@ -334,7 +335,7 @@ def test_a_missing_key_is_named():
 def all_keys(section, prefix=()):
     for key, value in section.items():
         yield (*prefix, key)
-        if isinstance(value, dict) and key not in ("model", "optimizer", "schedule"):
+        if isinstance(value, dict) and key not in NAMED:
             yield from all_keys(value, (*prefix, key))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "flaxcifar"
 
 # Each module may import modules of its own layer's predecessors only; leaves share the first.
-LAYERS = ("leaves", "step", "experiment", "evaluate", "ledger", "run", "outcome", "train", "main")
+LAYERS = "leaves step experiment dispatch evaluate ledger run outcome train sweep main".split()
 
 
 def modules():

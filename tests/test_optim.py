@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from flaxcifar.errors import UserError
-from flaxcifar.optim import FROZEN, assign_groups, make_tx, optimizer_names
+from flaxcifar.optim import FROZEN, OwnOptimizer, assign_groups, make_tx, optimizer_names
 
 
 def constant(step):
@@ -77,17 +77,87 @@ def test_weight_decay_is_for_kernels():
         np.testing.assert_allclose(after[path], decayed, rtol=1e-6)
 
 
-def test_muon_orthogonalises_convolution_kernels():
+def test_muon_is_for_convolutions_and_sgd_for_the_rest():
     params, grads = make_params(), make_params(1)
-    spec = {"name": "muon", "learning_rate": 1.0, "nesterov": False, "ns_steps": 12}
+    spec = {"name": "muon", "learning_rate": 1.0, "ns_steps": 12, "ns_dtype": "float32"}
+    spec |= {"sgd_learning_rate": 0.5}
     tx = make_tx(spec, constant, assign_groups(params, ()))
     updates, _ = tx.update(grads, tx.init(params), params)
     kernel = np.asarray(updates["stage2/conv/kernel"], np.float64).reshape(-1, 8)
     values = np.linalg.svd(kernel, compute_uv=False)
     # Newton-Schulz with the usual coefficients lands between about 0.7 and 1.2.
     assert values.min() > 0.6 * values.max()
-    # Adam's first update has the size of the learning rate everywhere.
-    np.testing.assert_allclose(np.abs(updates["head/bias"]), 1e-3, rtol=1e-3)
+    # The first update with Nesterov's momentum of 0.9.
+    for path in ("head/kernel", "head/bias"):
+        np.testing.assert_allclose(updates[path], -0.5 * 1.9 * grads[path], rtol=1e-6)
+
+
+@pytest.mark.parametrize("learning_rate", [0.1, 10.0])
+def test_decay_takes_its_share_whatever_the_learning_rate(learning_rate):
+    params = make_params()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    spec = {"name": "sgd", "learning_rate": learning_rate, "decay": 0.05}
+    after, _ = run(make_tx(spec, constant, assign_groups(params, ())), params, zeros)
+    for path, value in params.items():
+        np.testing.assert_allclose(after[path], 0.95 * value, rtol=1e-5)
+
+
+def test_decay_and_momentum_are_those_of_pytorch():
+    params, grads = make_params(), make_params(1)
+    rate, momentum, decay = 0.2, 0.85, 0.01
+    spec = dict(name="sgd", learning_rate=rate, momentum=momentum, nesterov=True, decay=decay)
+    got, _ = run(make_tx(spec, constant, assign_groups(params, ())), params, grads, 3)
+    for path, value in params.items():
+        x, buffer = np.asarray(value, np.float64), 0.0
+        for _ in range(3):
+            gradient = grads[path] + decay / rate * x
+            buffer = momentum * buffer + gradient
+            x = x - rate * (gradient + momentum * buffer)
+        np.testing.assert_allclose(got[path], x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_group_may_have_an_optimizer_and_a_schedule_of_its_own():
+    params, grads = make_params(), make_params(1)
+    own = OwnOptimizer(0, {"name": "sgd", "learning_rate": 3.0}, lambda step: 1.0 - 0.5 * step)
+    muon = OwnOptimizer(1, {"name": "muon", "learning_rate": 0.1}, constant)
+    groups = assign_groups(params, (("head/bias", own), ("stage.*/kernel", muon), ("stage2", 0.0)))
+    tx = make_tx({"name": "sgd", "learning_rate": 1.0}, constant, groups)
+    state, updates = tx.init(params), []
+    for _ in range(2):
+        found, state = tx.update(grads, state, params)
+        updates.append(found)
+    for n, scale in enumerate((3.0, 1.5)):
+        np.testing.assert_allclose(updates[n]["head/bias"], -scale * grads["head/bias"], rtol=1e-6)
+        np.testing.assert_allclose(updates[n]["head/kernel"], -grads["head/kernel"], rtol=1e-6)
+    alone = make_tx(muon.spec, constant, {p: 1.0 for p in params})
+    expected, _ = alone.update(grads, alone.init(params), params)
+    np.testing.assert_allclose(
+        updates[0]["stage1/conv/kernel"], expected["stage1/conv/kernel"], rtol=1e-5, atol=1e-7
+    )
+    assert np.any(updates[0]["stage2/conv/kernel"])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "muon", "rmsprop"])
+def test_a_rate_may_be_an_argument_of_the_compiled_step(name):
+    params, grads = make_params(), make_params(1)
+    groups = assign_groups(params, ())
+    spec = {"name": name, "learning_rate": 0.1}
+    spec |= {"momentum": 0.9} if name in ("sgd", "muon", "rmsprop") else {}
+    spec |= {"weight_decay": 0.1} if name in ("adamw", "lamb", "muon") else {}
+    spec |= {"ns_dtype": "float32"} if name == "muon" else {}
+
+    @jax.jit
+    def update(values, params):
+        tx = make_tx(spec, constant, groups, values)
+        return tx.update(grads, make_tx(spec, constant, groups).init(params), params)[0]
+
+    given = {key: jnp.float32(2 * x) for key, x in spec.items() if isinstance(x, float)}
+    got = update(given, params)
+    doubled = spec | {key: float(x) for key, x in given.items()}
+    tx = make_tx(doubled, constant, groups)
+    want, _ = tx.update(grads, tx.init(params), params)
+    for path in params:
+        np.testing.assert_allclose(got[path], want[path], rtol=2e-3, atol=1e-5)
 
 
 def test_groups_have_their_own_rate():

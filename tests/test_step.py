@@ -24,19 +24,25 @@ def batches(exp, steps):
     return {"image": split.images[index], "label": split.labels[index], "index": index}
 
 
+def start_state(exp):
+    return create_state(exp.recipe, exp.hyperparams, exp.params, exp.batch_stats)
+
+
 def train(exp, steps=6, devices=1, per_dispatch=1, wrapper=parallel.pmap, resident=False):
     """Returns the state after `steps` and the loss of each."""
     step = functools.partial(train_steps, exp.recipe)
-    run = wrapper(step, replicated=3, batch_axis=1, donate=(0,), devices=jax.devices()[:devices])
-    state, losses = create_state(exp.recipe, exp.params, exp.batch_stats), []
-    state, zero = parallel.replicate((state, Metrics.zero()), jax.devices()[:devices])
+    run = wrapper(step, replicated=5, batch_axis=1, donate=(1,), devices=jax.devices()[:devices])
+    start = (start_state(exp), Metrics.zero(), exp.hyperparams)
+    state, zero, hyperparams = parallel.replicate(start, jax.devices()[:devices])
+    losses = []
     every = batches(exp, steps)
     split = dataclasses.asdict(exp.dataset.train) if resident else {}
     on_device = {"image": split["images"], "label": split["labels"]} if resident else {}
     for n in range(0, steps, per_dispatch):
         chunk = jax.tree.map(lambda x, n=n: x[n : n + per_dispatch], every)
         chunk = {"index": chunk["index"]} if resident else chunk
-        state, metrics = run(state, zero, on_device, chunk)
+        count = len(chunk["index"])
+        state, metrics = run(hyperparams, state, zero, on_device, count, chunk)
         losses.append(compute(metrics)["loss"])
     return state, losses
 
@@ -78,6 +84,21 @@ def test_several_steps_a_dispatch_are_the_same_steps():
     )
 
 
+def test_a_program_serves_fewer_steps_than_it_has_room_for():
+    exp = experiment.build(tiny.config())
+    step = functools.partial(train_steps, exp.recipe)
+    run = parallel.pmap(step, replicated=5, batch_axis=1, devices=jax.devices()[:1])
+    every, zero = batches(exp, 4), Metrics.zero()
+    start, found = start_state(exp), {}
+    for count in (1, 3, 4):
+        found[count], metrics = run(exp.hyperparams, start, zero, {}, count, every)
+        assert int(found[count].step) == count and int(metrics.count) == count * 16
+    after, _ = run(
+        exp.hyperparams, found[3], zero, {}, 1, jax.tree.map(lambda x: x[[3] * 4], every)
+    )
+    assert_same(after, found[4])
+
+
 def test_the_resident_dataset_gives_the_same_steps():
     exp = experiment.build(tiny.config())
     assert_same(train(exp)[0], train(exp, resident=True)[0])
@@ -97,18 +118,18 @@ def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit():
         "total_epochs": 20,
     }
     exp = experiment.build(tiny.config(**changes))
-    state = create_state(exp.recipe, exp.params, exp.batch_stats)
+    state = start_state(exp)
     state, zero = parallel.replicate((state, Metrics.zero()), jax.devices()[:1])
     run = parallel.pmap(
         functools.partial(train_steps, exp.recipe),
-        replicated=3,
+        replicated=5,
         batch_axis=1,
-        donate=(0,),
+        donate=(1,),
         devices=jax.devices()[:1],
     )
     for n in range(100):
         one = jax.tree.map(lambda x, n=n: x[n % 9 : n % 9 + 1], batches(exp, 9))
-        state, _ = run(state, zero, {}, one)
+        state, _ = run(exp.hyperparams, state, zero, {}, 1, one)
     for path, value in {**exp.params, **exp.batch_stats}.items():
         now = {**state.eval_params, **state.batch_stats}[path]
         assert np.array_equal(now, value) == path.startswith("stage1"), path
@@ -122,14 +143,15 @@ def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit():
 def test_no_gradient_of_frozen_parameters_is_computed():
     def flops(groups):
         exp = experiment.build(tiny.config(param_groups=groups))
-        state = create_state(exp.recipe, exp.params, exp.batch_stats)
+        state = start_state(exp)
         step = jax.vmap(
             functools.partial(train_steps, exp.recipe),
-            in_axes=(None, None, None, 1),
+            in_axes=(None, None, None, None, None, 1),
             axis_name=parallel.AXIS,
         )
         one = jax.tree.map(lambda x: x[:1, None], batches(exp, 1))
-        return jax.jit(step).lower(state, Metrics.zero(), {}, one).cost_analysis()["flops"]
+        lowered = jax.jit(step).lower(exp.hyperparams, state, Metrics.zero(), {}, 1, one)
+        return lowered.cost_analysis()["flops"]
 
     assert flops((("stage[12]", "frozen"),)) < 0.6 * flops(())
 
@@ -171,10 +193,69 @@ def test_the_moving_average_follows_its_definition():
     assert set(state.eval_params) == set(state.params)
 
 
+def test_lookahead_sets_the_trained_weights_to_slow_ones_now_and_then():
+    spec = {"lookahead.every_steps": 2, "lookahead.decay": 0.8, "lookahead.power": 1.0}
+    plain = experiment.build(tiny.config())
+    exp = experiment.build(tiny.config(**spec))
+    start = {path: np.asarray(value) for path, value in exp.params.items()}
+    fast = train(plain, steps=2)[0].params
+    before, after = train(exp, steps=1)[0], train(exp, steps=2)[0]
+    assert_same(before.ema, start)
+    assert_same(before.params, train(plain, steps=1)[0].params)
+    decay = 0.8 * 2 / exp.total_steps
+    slow = {path: decay * start[path] + (1 - decay) * fast[path] for path in start}
+    assert_close(after.ema, slow, rtol=1e-5, atol=1e-6)
+    assert_same(after.ema, after.params)
+    assert_same(train(exp, steps=3)[0].ema, after.ema)
+    assert_same(train(exp, steps=3)[0].eval_params, after.ema)
+
+
+def test_runs_that_differ_in_arguments_alone_share_a_recipe_and_are_not_equal():
+    exp = experiment.build(tiny.config())
+    changes = {
+        "seed": 3,
+        "optimizer": dict(name="sgd", learning_rate=0.2, momentum=0.5),
+        "early_stopping.patience": 4,
+    }
+    other = experiment.build(tiny.config(**changes))
+    assert other.recipe == exp.recipe and hash(other.recipe) == hash(exp.recipe)
+    assert not np.array_equal(other.params["head/kernel"], exp.params["head/kernel"])
+    borrowed = dataclasses.replace(other, recipe=exp.recipe)
+    assert_same(train(borrowed, steps=2)[0], train(other, steps=2)[0])
+    assert train(other, steps=2)[1] != train(exp, steps=2)[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": dict(name="crcv")},
+        {"optimizer": dict(name="sgd", learning_rate=0.05, momentum=0.9, nesterov=True)},
+        {"schedule": dict(name="linear")},
+        {"param_groups": (("stage1", "frozen"),)},
+        {"augment": ()},
+        {"l2.coefficient": 0.1},
+        {"batch_size": 8},
+        {"total_epochs": 3},
+        {"ema_decay": 0.9},
+        {"selection.keep_percent": 50.0, "proxy": dict(name="tiny")},
+    ],
+)
+def test_what_the_compiled_step_depends_on_makes_recipes_differ(changes):
+    assert experiment.build(tiny.config(**changes)).recipe != experiment.build(tiny.config()).recipe
+
+
+def test_smaller_images_are_trained_on_after_augmentation():
+    exp = experiment.build(tiny.config())
+    small = dataclasses.replace(exp, recipe=dataclasses.replace(exp.recipe, image_size=4))
+    assert small.recipe != exp.recipe
+    losses = train(small, steps=2)[1]
+    assert np.isfinite(losses).all() and losses != train(exp, steps=2)[1]
+
+
 def test_accumulated_batches_equal_one_larger_batch():
     spec = {"optimizer": dict(name="sgd", learning_rate=0.1), "augment": ()}
     small = experiment.build(tiny.config(**spec, accumulation_steps=2, batch_size=16))
-    state = create_state(small.recipe, small.params, small.batch_stats)
+    state = start_state(small)
     start = jax.tree.map(jnp.copy, state.params)
     run = functools.partial(train, small)
     assert_same(run(steps=1)[0].params, start)
@@ -186,11 +267,13 @@ def test_accumulated_batches_equal_one_larger_batch():
 def test_the_learning_rate_scale_scales_the_update():
     exp = experiment.build(tiny.config(optimizer=dict(name="sgd", learning_rate=0.1)))
     step = functools.partial(train_steps, exp.recipe)
-    run = parallel.pmap(step, replicated=3, batch_axis=1, devices=jax.devices()[:1])
+    run = parallel.pmap(step, replicated=5, batch_axis=1, devices=jax.devices()[:1])
     one = batches(exp, 1)
-    state = create_state(exp.recipe, exp.params, exp.batch_stats)
+    state = start_state(exp)
     halved = state.replace(learning_rate_scale=jnp.float32(0.5))
-    (full, _), (half, _) = (run(start, Metrics.zero(), {}, one) for start in (state, halved))
+    (full, _), (half, _) = (
+        run(exp.hyperparams, start, Metrics.zero(), {}, 1, one) for start in (state, halved)
+    )
     for path, start in exp.params.items():
         np.testing.assert_allclose(
             half.params[path] - start, 0.5 * (full.params[path] - start), rtol=1e-3, atol=1e-7

@@ -21,9 +21,10 @@ SMALL = {
 
 @functools.cache
 def create(name, shape=SHAPE):
-    return Network.create(
-        lambda rngs: MODELS.call(SMALL[name], 100, shape, jnp.float32, "batch", rngs), 0
+    network, init = Network.create(
+        lambda rngs: MODELS.call(SMALL[name], 100, shape, jnp.float32, "batch", rngs)
     )
+    return network, *init(0)
 
 
 def rows_by_path(name, frozen=frozenset()):

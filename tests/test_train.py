@@ -88,6 +88,21 @@ def test_a_run_killed_within_or_after_an_epoch_goes_on_to_the_bit(
 
 
 @pytest.mark.xdist_group("resume")
+def test_a_run_of_several_steps_a_dispatch_goes_on_to_the_bit(tmp_path, monkeypatch):
+    changes = FULL | {"steps_per_dispatch": 4, "progressive_sizes": ((40, 6),)}
+    expected = train_and_evaluate(tiny.config(**changes), tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        kill_after(patch, 15)
+        with pytest.raises(Killed):
+            train_and_evaluate(tiny.config(**changes), tmp_path / "killed")
+    state = train_and_evaluate(tiny.config(**changes), tmp_path / "killed")
+    for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(got, want)
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("straight", "killed")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.xdist_group("resume")
 def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
     workdir, state = uninterrupted
     found = summary(workdir)
@@ -116,8 +131,12 @@ def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
 @pytest.mark.xdist_group("resume")
 def test_evaluate_repeats_the_result_from_the_best_checkpoint(uninterrupted):
     workdir, _ = uninterrupted
-    assert evaluate_workdir(workdir) == summary(workdir)["test"]
-    assert evaluate_workdir(workdir, "validation") == summary(workdir)["validation"]
+    found = summary(workdir)
+    assert evaluate_workdir(workdir) == {"single": found["test"]}
+    assert evaluate_workdir(workdir, "validation") == {"single": found["validation"]}
+    views = evaluate_workdir(workdir, views="mirror")
+    assert views["single"] == found["test"]
+    assert views["augmented"]["loss"] != found["test"]["loss"]
 
 
 @pytest.mark.xdist_group("resume")

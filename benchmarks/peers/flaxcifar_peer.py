@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.jobs import MODELS, ROOT, Job, recipe
+from benchmarks.jobs import MODELS, ROOT, Job, recipe, recipe_without_dropout
 from benchmarks.peers.peer import Peer, read_arrays
 from flaxcifar import config, ops, parallel
-from flaxcifar.data.normalization import Normalization
 from flaxcifar.experiment import Experiment, build
 from flaxcifar.metrics import Metrics, cross_entropy
 from flaxcifar.step import Arrays, create_state, train_steps
@@ -30,9 +29,7 @@ def make(job: Job) -> Peer:
     params = {path: jnp.asarray(weights[path]) for path in experiment.params}
     stats = {path: jnp.asarray(weights[path]) for path in experiment.batch_stats}
     # The images are normalised already: that is no part of a bare step.
-    bare = dataclasses.replace(
-        experiment.recipe, normalization=Normalization(mean=(0.0,), std=(1.0,))
-    )
+    hyperparams = experiment.hyperparams.replace(mean=np.zeros(1), divisor=np.ones(1))
     steps = job.steps_per_dispatch
     index = np.arange(len(labels), dtype=np.int32)
     batch = {"image": images, "label": labels, "index": index}
@@ -41,23 +38,24 @@ def make(job: Job) -> Peer:
         batches = {key: np.stack([value] * steps) for key, value in batch.items()}
     else:
         batches = {key: jnp.stack([value] * steps) for key, value in batch.items()}
-    step = functools.partial(train_steps, bare)
-    compiled = parallel.pmap(step, replicated=3, batch_axis=1, donate=(0,), devices=devices)
-    state = parallel.replicate(create_state(bare, params, stats), devices)
+    step = functools.partial(train_steps, experiment.recipe)
+    compiled = parallel.pmap(step, replicated=5, batch_axis=1, donate=(1,), devices=devices)
+    state = create_state(experiment.recipe, hyperparams, params, stats)
+    state, hyperparams = parallel.replicate((state, hyperparams), devices)
     zero = parallel.replicate(Metrics.zero(), devices)
 
     def train(count: int) -> float:
         nonlocal state
         metrics = zero
         for _ in range(count // steps):
-            before, (state, metrics) = metrics, compiled(state, zero, {}, batches)
+            arguments = (hyperparams, state, zero, {}, np.int32(steps), batches)
+            before, (state, metrics) = metrics, compiled(*arguments)
             jax.block_until_ready(before)
         metrics = jax.device_get(metrics)
         return float(metrics.loss / metrics.count)
 
-    logits = jax.jit(
-        lambda params, stats, x: bare.network.apply(params, stats, x, None, train=False)[0]
-    )
+    apply = functools.partial(experiment.recipe.network.apply, seeds=None, train=False)
+    logits = jax.jit(lambda params, stats, x: apply(params, stats, x)[0])
     images_on_device = jax.device_put(images, devices[0])
 
     def infer(count: int) -> None:
@@ -81,7 +79,7 @@ def make(job: Job) -> Peer:
 
 def first_loss(job: Job) -> float:
     """Returns the loss before the first step, without dropout."""
-    return loss(build(recipe(job, "model.dropout=0.0")), *read_arrays(job))
+    return loss(build(recipe_without_dropout(job)), *read_arrays(job))
 
 
 def loss(experiment: Experiment, weights: Arrays, images: np.ndarray, labels: np.ndarray) -> float:
@@ -94,7 +92,7 @@ def loss(experiment: Experiment, weights: Arrays, images: np.ndarray, labels: np
         seeds = jnp.zeros(labels.shape, jnp.uint32)
         logits, _ = recipe.network.apply(params, stats, batch["image"], seeds, train=True)
         squares = sum(jnp.sum(jnp.square(params[path])) for path in recipe.l2_paths)
-        return jnp.mean(cross_entropy(logits, batch["label"])) + recipe.l2 * squares
+        return jnp.mean(cross_entropy(logits, batch["label"])) + experiment.hyperparams.l2 * squares
 
     run = parallel.pmap(step, replicated=1, batch_axis=0, devices=jax.devices()[:1])
     return float(run(weights, {"image": images, "label": labels}))
@@ -118,8 +116,8 @@ def write_arrays(job: Job, path: Path) -> float:
     that read it there: uint8 images, labels, and the recipe's normalization.
     """
     job = dataclasses.replace(job, framework="flaxcifar-xla", precision="float32")
-    experiment = build(recipe(job, "model.dropout=0.0"))
-    split, normalization = experiment.dataset.train, experiment.recipe.normalization
+    experiment = build(recipe_without_dropout(job))
+    split, normalization = experiment.dataset.train, experiment.normalization
     # Evenly over the split, in which the classes may come in order.
     index = np.linspace(0, len(split) - 1, job.batch).astype(int)
     images = np.asarray(normalization(split.images[index].astype(np.float32)))

@@ -33,9 +33,10 @@ def build(
     """Returns the model of a `network_spec`."""
     keywords = {key: value for key, value in spec.items() if key != "name"}
     images = keras.Input(image_shape)
-    features = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}[spec["name"]](
-        images, penalty, **keywords
-    )
+    networks = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}
+    if spec["name"] not in networks:
+        raise ValueError(f"{spec['name']} has no counterpart in Keras here")
+    features = networks[spec["name"]](images, penalty, **keywords)
     head = layers.Dense(
         num_classes, kernel_regularizer=penalty("head/kernel"), dtype="float32", name="head"
     )

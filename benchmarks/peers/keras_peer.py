@@ -11,7 +11,7 @@ import gc
 
 import keras
 
-from benchmarks.jobs import Job, matches, recipe
+from benchmarks.jobs import Job, matches, recipe, recipe_without_dropout
 from benchmarks.peers import keras_networks, keras_pipelines, keras_steps
 from benchmarks.peers.peer import Peer, network_spec, read_arrays
 
@@ -75,7 +75,7 @@ def matches_l2(l2, path: str) -> bool:
 def first_loss(job: Job) -> float:
     """Returns the loss before the first step, without dropout."""
     weights, images, labels = read_arrays(job)
-    model = build(recipe(job, "model.dropout=0.0"), weights, images.shape[1:])
+    model = build(recipe_without_dropout(job), weights, images.shape[1:])
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     backend = keras.backend.backend()
     if backend == "jax":

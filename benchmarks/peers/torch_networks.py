@@ -22,9 +22,8 @@ WEIGHTS = {
 def build(spec: Mapping[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Returns the model of a `network_spec`."""
     keywords = {key: value for key, value in spec.items() if key != "name"}
-    return {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}[spec["name"]](
-        image_shape, classes, **keywords
-    )
+    networks = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv, "speednet": SpeedNet}
+    return networks[spec["name"]](image_shape, classes, **keywords)
 
 
 def _conv(before: int, features: int) -> nn.Conv2d:
@@ -157,6 +156,64 @@ def crcv(
             layers["dropout"] = nn.Dropout(dropout)
         parts[f"stage{stage}"] = nn.Sequential(layers)
     return nn.Sequential(OrderedDict(**parts, mean=Mean(), head=nn.Linear(before, classes)))
+
+
+class SpeedStage(nn.Module):
+    """Convolutions, each with BatchNorm and activation; a pool follows the first of them."""
+
+    def __init__(
+        self, before: int, features: int, depth: int, activation: nn.Module, momentum: float
+    ):
+        super().__init__()
+        self.depth, self.activation = depth, activation
+        for n in range(1, depth + 1):
+            setattr(self, f"conv{n}", nn.Conv2d(before, features, 3, padding=1, bias=False))
+            # The scale stays one and belongs to no group.
+            norm = nn.BatchNorm2d(features, eps=1e-12, momentum=1 - momentum)
+            norm.weight = None
+            setattr(self, f"norm{n}", norm)
+            before = features
+
+    def forward(self, x):
+        for n in range(1, self.depth + 1):
+            y = getattr(self, f"conv{n}")(x)
+            y = F.max_pool2d(y, 2) if n == 1 else y
+            y = getattr(self, f"norm{n}")(y)
+            x = self.activation(x + y if n > 2 else y)
+        return x
+
+
+class SpeedNet(nn.Module):
+    """The network of the speed records."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        widths: Sequence[int] = (64, 256, 256),
+        depth: int = 2,
+        whitening_size: int = 2,
+        activation: str = "gelu",
+        logit_scale: float = 1 / 9,
+        norm_momentum: float = 0.6,
+    ):
+        super().__init__()
+        self.activation = nn.GELU() if activation == "gelu" else nn.SiLU()
+        self.logit_scale, self.depth = logit_scale, len(widths)
+        before = 2 * image_shape[-1] * whitening_size**2
+        self.whiten = nn.Conv2d(image_shape[-1], before, whitening_size)
+        for n, width in enumerate(widths, 1):
+            stage = SpeedStage(before, width, depth, self.activation, norm_momentum)
+            setattr(self, f"stage{n}", stage)
+            before = width
+        self.head = nn.Linear(before, classes, bias=False)
+
+    def forward(self, x):
+        x = self.activation(self.whiten(x))
+        for n in range(1, self.depth + 1):
+            x = getattr(self, f"stage{n}")(x)
+        return self.head(x.amax((2, 3))) * self.logit_scale
 
 
 def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:

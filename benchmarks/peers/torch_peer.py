@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.jobs import Job, matches, recipe
+from benchmarks.jobs import Job, matches, recipe, recipe_without_dropout
 from benchmarks.peers import torch_networks
 from benchmarks.peers.peer import Peer, network_spec, read_arrays
 
@@ -22,7 +22,7 @@ def make(job: Job) -> Peer:
     settings = recipe(job)
     model, images, labels = load(job, settings, device)
     freeze(model.train(), job.frozen)
-    optimizer = _optimizer(settings, model)
+    optimizers = _optimizers(settings, model)
     compiled = torch.compile(model) if job.framework == "torch-compile" else model
 
     def forward() -> torch.Tensor:
@@ -31,10 +31,11 @@ def make(job: Job) -> Peer:
 
     def train(count: int) -> float:
         for _ in range(count):
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss = F.cross_entropy(forward(), labels)
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         return loss.item()
 
     def infer(count: int) -> None:
@@ -80,7 +81,7 @@ def freeze(model: nn.Module, pattern: str) -> None:
 
 def first_loss(job: Job, device: torch.device) -> float:
     """Returns the loss before the first step, without dropout."""
-    settings = recipe(job, "model.dropout=0.0")
+    settings = recipe_without_dropout(job)
     model, images, labels = load(job, settings, device)
     with torch.no_grad(), _autocast(job, device):
         loss = F.cross_entropy(model.train()(images).float(), labels)
@@ -102,6 +103,73 @@ def _penalized(settings, model: nn.Module) -> list[nn.Parameter]:
         for name, x in kernels
         if matches(settings.l2.pattern, name.replace(".", "/").replace("weight", "kernel"))
     ]
+
+
+def _optimizers(settings, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Returns an optimizer for all that trains, or one for each group that has its own."""
+    own = {pattern: group for pattern, group in settings.param_groups if not isinstance(group, str)}
+    if not own:
+        return [_optimizer(settings, model)]
+    members: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        path = name.replace(".", "/").replace("weight", "kernel")
+        patterns = (pattern for pattern, _ in settings.param_groups if matches(pattern, path))
+        pattern = next(patterns, "")
+        if pattern and pattern not in own:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            members.setdefault(pattern, []).append(parameter)
+    specs = {**own, "": settings.optimizer}
+    return [_of_group(specs[pattern], parameters) for pattern, parameters in members.items()]
+
+
+def _of_group(spec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    rate = spec["learning_rate"]
+    if spec["name"] == "muon":
+        return Muon(parameters, rate, spec["momentum"], spec["ns_steps"])
+    return torch.optim.SGD(
+        parameters,
+        rate,
+        spec["momentum"],
+        nesterov=spec["nesterov"],
+        weight_decay=spec.get("decay", 0.0) / rate,
+        fused=True,
+    )
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon as airbench94_muon has it: Nesterov's momentum, kernels of constant norm.
+
+    Newton-Schulz runs in bfloat16 on a GPU and in float32 on a CPU, where PyTorch's products of
+    bfloat16 may be a hundred times slower.
+    """
+
+    def __init__(self, parameters, learning_rate: float, momentum: float, ns_steps: int):
+        super().__init__(parameters, {})
+        self.learning_rate, self.momentum, self.ns_steps = learning_rate, momentum, ns_steps
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            buffer = state.setdefault("momentum", torch.zeros_like(parameter))
+            buffer.mul_(self.momentum).add_(parameter.grad)
+            update = parameter.grad.add(buffer, alpha=self.momentum)
+            matrix = update.flatten(1)
+            matrix = matrix.bfloat16() if matrix.is_cuda else matrix
+            direction = _orthogonal(matrix, self.ns_steps).to(parameter).view_as(parameter)
+            parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+            parameter.sub_(direction, alpha=self.learning_rate)
+
+
+def _orthogonal(x: torch.Tensor, steps: int) -> torch.Tensor:
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
 
 
 def _optimizer(settings, model: nn.Module) -> torch.optim.Optimizer:

@@ -4,8 +4,8 @@ Nothing here imports JAX or TensorFlow: a mistake in a config is reported at onc
 """
 
 from flaxcifar.config.check import check
-from flaxcifar.config.defaults import default_config, from_json, to_json
+from flaxcifar.config.defaults import default_config, from_json, plain, to_json
 from flaxcifar.config.durations import resolve_durations
 from flaxcifar.config.load import load
 
-__all__ = ["check", "default_config", "from_json", "load", "resolve_durations", "to_json"]
+__all__ = ["check", "default_config", "from_json", "load", "plain", "resolve_durations", "to_json"]

@@ -35,6 +35,12 @@ _RULES = {
     "early_stopping.patience": (lambda v: v >= 0, "0 (never) or more"),
     "early_stopping.metric": ("loss", "accuracy", "top5_accuracy"),
     "early_stopping.mode": ("min", "max"),
+    "selection.keep_percent": (lambda v: 0 < v <= 100, "above 0 and at most 100"),
+    "selection.every_steps": (lambda v: v >= 1, "at least 1"),
+    "lookahead.every_steps": (lambda v: v >= 0, "0 (none) or more"),
+    "lookahead.decay": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "lookahead.power": (lambda v: v >= 0, "0 or more"),
+    "test_views": ("none", "mirror", "mirror_shift"),
     "early_stopping.min_delta": (lambda v: v >= 0, "0 or more"),
     "checkpoint.every_epochs": (lambda v: v >= 0, "0 (never) or more"),
     "checkpoint.every_minutes": (lambda v: v >= 0, "0 (never) or more"),
@@ -57,8 +63,20 @@ def check(config: Mapping | ConfigDict) -> None:
         if not _is_param_group(pair):
             raise UserError(
                 f"config.param_groups[{index}] is {pair!r}, not a pair of a regular expression and "
-                'either the scale of the learning rate (0 or more) or "frozen"'
+                'either the scale of the learning rate (0 or more), "frozen", or '
+                "dict(name=..., **kwargs) of an optimizer"
             )
+    sizes = values["progressive_sizes"]
+    if not _are_progressive(sizes):
+        raise UserError(
+            f"config.progressive_sizes is {sizes!r}, not pairs of a percent of the run, rising "
+            "from 0 to 100, and a size of images"
+        )
+    if values["ema_decay"] and values["lookahead"]["every_steps"]:
+        raise UserError(
+            "config.ema_decay and config.lookahead.every_steps both average the parameters: set "
+            "one of them to 0"
+        )
     stopping = values["early_stopping"]
     if not values["data"]["validation_percent"]:
         if stopping["patience"] or values["schedule"]["name"] == "reduce_on_plateau":
@@ -153,4 +171,20 @@ def _is_pattern(text: Any) -> bool:
 def _is_param_group(pair: Any) -> bool:
     if not isinstance(pair, tuple) or len(pair) != 2 or not _is_pattern(pair[0]):
         return False
-    return pair[1] == "frozen" or (same_type(pair[1], 0.0) and pair[1] >= 0)
+    group = pair[1]
+    if isinstance(group, dict):
+        return isinstance(group.get("name"), str) and _is_named(group.get("schedule", {"name": ""}))
+    return group == "frozen" or (same_type(group, 0.0) and group >= 0)
+
+
+def _is_named(spec: Any) -> bool:
+    return isinstance(spec, dict) and isinstance(spec.get("name"), str)
+
+
+def _are_progressive(sizes: tuple) -> bool:
+    pairs = all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
+    if not pairs or not all(same_type(x, 0.0) and same_type(size, 0) for x, size in sizes):
+        return False
+    ends = [percent for percent, _ in sizes]
+    rising = ends == sorted(set(ends)) and all(0 < percent <= 100 for percent in ends)
+    return rising and all(size >= 1 for _, size in sizes)

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 # Sections that name a registered function; its further keywords are the registry's to check.
-NAMED = ("model", "optimizer", "schedule")
+NAMED = ("model", "optimizer", "schedule", "proxy")
 
 
 def default_config() -> ConfigDict:
@@ -42,9 +42,20 @@ def default_config() -> ConfigDict:
 
     # Augmentations in order, each dict(name=..., **kwargs) of flaxcifar/augment.py.
     c.augment = ()
+    # (percent, size) pairs, in order: until that percent of the run the training images are resized
+    # to size x size; afterwards they are as they are. One program is compiled for each size.
+    c.progressive_sizes = ()
 
     # Global batch: split evenly over all devices.
     c.batch_size = 128
+    c.selection = ConfigDict()
+    # Train on so many percent of every batch, those that a small network finds hardest; 100 = all.
+    c.selection.keep_percent = 100.0
+    # It trains on every so many batches.
+    c.selection.every_steps = 4
+    # That network, a function of flaxcifar/models and its keywords; it has the same optimizer,
+    # schedule and groups, so that the groups' patterns have to match its parameters, too.
+    c.proxy = ConfigDict({"name": "speednet", "widths": (32, 64, 64)})
     # Global batch of evaluation; padded and masked, so it changes no result.
     c.eval_batch_size = 512
     # Length of the run in epochs, or in steps where total_steps is not 0.
@@ -62,7 +73,8 @@ def default_config() -> ConfigDict:
     c.optimizer = ConfigDict({"name": "sgd", "learning_rate": 0.1, "momentum": 0.9})
     # How the learning rate changes: a function of flaxcifar/schedules.py and its keywords.
     c.schedule = ConfigDict({"name": "constant"})
-    # (pattern, scale) pairs, first match wins: the scale of the learning rate, or "frozen".
+    # (pattern, group) pairs, first match wins: a group is a scale of the learning rate, "frozen",
+    # or an optimizer of its own, dict(name=..., **kwargs), maybe with a `schedule` of its own.
     c.param_groups = ()
     # Largest global norm of the gradient; 0 = no clipping.
     c.gradient_clip = 0.0
@@ -70,6 +82,14 @@ def default_config() -> ConfigDict:
     c.accumulation_steps = 1
     # Decay of the exponential moving average of the parameters that is evaluated; 0 = none.
     c.ema_decay = 0.0
+    c.lookahead = ConfigDict()
+    # After every so many steps slow weights move towards the trained ones, which are then set to
+    # them; the slow ones are evaluated; 0 = none. It excludes ema_decay.
+    c.lookahead.every_steps = 0
+    # What the slow weights keep of themselves then, at the end of the run.
+    c.lookahead.decay = 0.77
+    # Before, it is decay * (share of the run that is done) ** power.
+    c.lookahead.power = 3.0
     # Share of the target probability that is spread evenly over all classes.
     c.label_smoothing = 0.0
     # Adds coefficient * sum(parameter ** 2) of the parameters that match to the loss.
@@ -86,6 +106,9 @@ def default_config() -> ConfigDict:
     c.early_stopping.min_delta = 0.0
     # Evaluate the test split with the best parameters instead of the last.
     c.early_stopping.restore_best = True
+    # The test split is also evaluated by the mean over several views of each image: "none",
+    # "mirror", or "mirror_shift" (airbench's six views); the result is reported apart.
+    c.test_views = "none"
 
     c.checkpoint = ConfigDict()
     # Everything that resume needs is saved after every so many epochs; 0 = after the last only.

@@ -21,8 +21,13 @@ class Normalization:
 
     def __call__(self, images: Any) -> Any:
         """Returns (images - mean) / (std + 1e-7) for a NumPy or JAX array [..., C], at float32."""
-        mean = np.asarray(self.mean, np.float32)
-        return (images - mean) / np.asarray(np.asarray(self.std) + _EPSILON, np.float32)
+        mean, divisor = self.arrays()
+        return (images - mean) / divisor
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what is subtracted and what divides, float32 [C] or [1]."""
+        divisor = np.asarray(self.std) + _EPSILON
+        return np.asarray(self.mean, np.float32), divisor.astype(np.float32)
 
     def to_json(self) -> dict[str, list[float]]:
         """Returns a dict that JSON can hold without loss."""

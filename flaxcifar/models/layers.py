@@ -25,7 +25,7 @@ def make_head(features: int, num_classes: int, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 class Conv(nnx.Conv):
-    """A convolution with bias and SAME padding.
+    """A convolution, with bias and SAME padding unless told otherwise.
 
     The bias is added, and its gradient summed, in float32 for every `dtype`: sums of a hundred
     thousand bfloat16 numbers would be both rough and, on a CPU, slower than the convolution.
@@ -38,6 +38,9 @@ class Conv(nnx.Conv):
         kernel_size: tuple[int, int],
         strides: tuple[int, int] = (1, 1),
         *,
+        padding: str = "SAME",
+        use_bias: bool = True,
+        kernel_init: nnx.Initializer = _glorot_uniform,
         dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -46,16 +49,19 @@ class Conv(nnx.Conv):
             features,
             kernel_size,
             strides,
-            padding="SAME",
+            padding=padding,
+            use_bias=use_bias,
             dtype=dtype,
-            kernel_init=_glorot_uniform,
+            kernel_init=kernel_init,
             conv_general_dilated=convolution,
             rngs=rngs,
         )
-        self.use_bias = False  # not by nnx.Conv
+        self.adds_bias, self.use_bias = use_bias, False  # not by nnx.Conv
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = super().__call__(x)
+        if not self.adds_bias:
+            return y
         return (y.astype(jnp.promote_types(y.dtype, jnp.float32)) + self.bias[...]).astype(y.dtype)
 
 
@@ -63,17 +69,26 @@ class BatchNorm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy, 2015).
 
     In training the biased mean and variance are those of all devices' examples along `axis_name`,
-    and the running averages keep 0.99 of themselves at every step; all of it in float32 under
+    and the running averages keep `momentum` of themselves at every step; all of it in float32 under
     bfloat16.
     """
 
     def __init__(
-        self, features: int, *, dtype: jnp.dtype, axis_name: str | None, rngs: nnx.Rngs
+        self,
+        features: int,
+        *,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        use_scale: bool = True,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
             features,
-            momentum=0.99,
-            epsilon=1e-3,
+            momentum=momentum,
+            epsilon=epsilon,
+            use_scale=use_scale,
             # Else NNX would round the running averages to the compute precision before using them.
             dtype=jnp.promote_types(dtype, jnp.float32),
             axis_name=axis_name,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flaxcifar.models import prng
@@ -29,14 +30,27 @@ class Network:
 
     @classmethod
     def create(
-        cls, build: Callable[[nnx.Rngs], nnx.Module], seed: int
-    ) -> tuple["Network", Arrays, Arrays]:
-        """Returns the network of the model that `build` makes, its parameters and statistics."""
+        cls, build: Callable[[nnx.Rngs], nnx.Module]
+    ) -> tuple["Network", Callable[[int], tuple[Arrays, Arrays]]]:
+        """Returns the network of the model that `build` makes, and its initialisation.
+
+        That is a function of a seed that returns parameters and statistics.
+        """
         graphdef, *arrays = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
         shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
         # Compiled: layer by layer, initialisation takes several times as long.
         init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
-        return cls(graphdef, *shapes), *init(prng.key(seed))
+        return cls(graphdef, *shapes), lambda seed: init(prng.key(seed))
+
+    def fitted(self, params: Arrays, batch_stats: Arrays, images: np.ndarray) -> Arrays:
+        """Returns the parameters after the model's `fit_to`, if it has one, has seen some images.
+
+        `images` is float32 [N, H, W, C], normalised.
+        """
+        model = self.module(params, batch_stats)
+        if hasattr(model, "fit_to"):
+            model.fit_to(images)
+        return _split(model)[1]
 
     def abstract(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
         """Returns the shapes and types of the parameters and of the statistics."""

@@ -4,9 +4,12 @@ import dataclasses
 import importlib.util
 import json
 
+import jax
 import pytest
+import tiny
 
 from benchmarks import (
+    checkpoints,
     freezing,
     input_pipeline,
     jobs,
@@ -15,9 +18,11 @@ from benchmarks import (
     startup,
     throughput,
     turns,
+    worker,
 )
 from benchmarks.jobs import Job
 from benchmarks.processes import Worker, WorkerError
+from flaxcifar import data, parallel
 from flaxcifar.errors import UserError
 
 COMMON = (
@@ -161,6 +166,27 @@ def test_startup_writes_cold_and_warm(tmp_path, monkeypatch):
     assert len(set(seen)) == 4
     promised = {"first_step_seconds", "finished_seconds", "finished_spread"}
     assert {*COMMON, *promised} - {"spread"} <= rows[0].keys()
+
+
+def test_the_cost_of_a_save_is_what_stretches_with_one_take_longer():
+    job = Job("flaxcifar", model="vgg16", batch=128)
+    described = dict(device="cpu", convolution=None, versions={}, steps=4, megabytes=120.0)
+    found = described | {"with": [5.3, 5.5, 5.1], "without": [5.0, 5.1, 5.0]}
+    row = checkpoints.make_row(job, found, quick=False)
+    assert row["seconds_per_save"] == pytest.approx(0.3)
+    assert row["share_of_30_seconds"] == pytest.approx(0.01)
+    assert "1.00 %" in list(checkpoints.table([row]).columns[-1].cells)
+
+
+def test_saves_and_stretches_without_them_come_in_pairs(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(train=20, classes=10))
+    monkeypatch.setattr(jobs, "recipe", lambda job: tiny.config(**{"data.validation_percent": 0.0}))
+    monkeypatch.setattr(worker, "use_threads", lambda threads: None)
+    with parallel.using(jax.devices()[:1]):
+        job = dataclasses.asdict(Job("flaxcifar", batch=16))
+        found = checkpoints.work(job=job, pairs=2, seconds=0.3)
+    assert len(found["with"]) == len(found["without"]) == 2
+    assert found["steps"] >= 2 and found["megabytes"] > 0
 
 
 def test_bad_flags_are_refused(tmp_path):

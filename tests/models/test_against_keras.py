@@ -55,8 +55,8 @@ def both(request, monkeypatch):
     def build(rngs):
         return MODELS.call(spec, CLASSES, (size, size, 3), dtype, None, rngs)
 
-    network, params, stats = Network.create(build, seed=1)
-    params, stats = jax.tree.map(lambda x: x.astype(dtype), (params, stats))
+    network, init = Network.create(build)
+    params, stats = jax.tree.map(lambda x: x.astype(dtype), init(1))
     return network, params, stats, reference(CLASSES, *args), size
 
 

@@ -22,9 +22,10 @@ SMALL = {
 
 
 def create(spec, classes=10, shape=SHAPE, dtype=jnp.float32, axis_name=None, seed=0):
-    return Network.create(
-        lambda rngs: MODELS.call(spec, classes, shape, dtype, axis_name, rngs), seed
+    network, init = Network.create(
+        lambda rngs: MODELS.call(spec, classes, shape, dtype, axis_name, rngs)
     )
+    return network, *init(seed)
 
 
 @functools.cache
@@ -255,7 +256,8 @@ class Listed(nnx.Module):
 
 
 def test_lists_of_layers_go_by_number():
-    network, params, stats = Network.create(Listed, 0)
+    network, init = Network.create(Listed)
+    params, stats = init(0)
     assert "layers/0/kernel" in params
     logits, after = network.apply(params, stats, jnp.ones((2, 4, 4, 3)), None, train=True)
     assert logits.shape == (2, 2) and after.keys() == stats.keys()

@@ -1,0 +1,31 @@
+"""placeholder"""
+
+from flaxcifar.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model = dict(
+        name="speednet", widths=(64, 256, 512), depth=3, activation="silu", logit_scale=1 / 256
+    )
+    config.data.name = "cifar100"
+    config.data.pipeline = "resident"
+    config.data.validation_percent = 0.0
+    config.augment = (dict(name="alternating_flip"), dict(name="pad_crop", padding=2))
+    config.progressive_sizes = ((30, 20), (60, 24))
+    config.batch_size = 1000
+    config.eval_batch_size = 1000
+    config.total_epochs = 9
+    config.label_smoothing = 0.25
+    sgd = dict(name="sgd", momentum=0.85, nesterov=True, decay=0.002)
+    config.optimizer = dict(sgd, learning_rate=53.0)
+    config.schedule = dict(name="linear", warmup_percent=20)
+    muon = dict(name="muon", learning_rate=0.18, momentum=0.6, ns_steps=3, normalize=True)
+    config.param_groups = (
+        ("whiten/kernel", "frozen"),
+        ("stage[0-9]+/conv[0-9]+", muon),
+        ("head", dict(sgd, learning_rate=670.0)),
+    )
+    config.early_stopping.restore_best = False
+    config.test_views = "mirror_shift"
+    return config

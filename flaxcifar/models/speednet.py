@@ -1,0 +1,207 @@
+"""The network of the CIFAR speed records: patch whitening, identity initialisation, scaled logits.
+
+After Page (2018), tysam-code/hlb-CIFAR10 and airbench (Jordan, https://arxiv.org/abs/2404.00498).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flaxcifar.errors import UserError
+from flaxcifar.models import MODELS
+from flaxcifar.models.layers import BatchNorm, Conv, max_pool
+
+ACTIVATIONS = {"gelu": lambda x: nnx.gelu(x, approximate=False), "silu": nnx.silu}
+# Added to the variances that the whitening divides by, for images of deviation 1.
+_WHITENING_EPSILON = 5e-4
+_WHITENING_IMAGES = 5000
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def dirac(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Returns a kernel [H, W, I, O] whose first I filters copy their input channel.
+
+    The others are uniform within +-1 / sqrt(H * W * I), PyTorch's default, and so are all of them
+    where the kernel has no centre.
+    """
+    height, width, features_in, features = shape
+    bound = (height * width * features_in) ** -0.5
+    kernel = jax.random.uniform(key, shape, dtype, -bound, bound)
+    if height % 2 == 0 or width % 2 == 0:
+        return kernel
+    count = min(features_in, features)
+    identity = jnp.zeros(shape[:3] + (count,), dtype)
+    identity = identity.at[height // 2, width // 2, jnp.arange(count), jnp.arange(count)].set(1)
+    return kernel.at[..., :count].set(identity)
+
+
+def unit_deviation(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Returns a uniform kernel of mean about 0 and standard deviation 1."""
+    kernel = jax.random.uniform(key, shape, dtype, -1, 1)
+    return kernel / jnp.std(kernel)
+
+
+def whitening_kernel(images: np.ndarray, size: int) -> np.ndarray:
+    """Returns filters [size, size, C, 2 * size * size * C] that decorrelate patches of the images.
+
+    They are the eigenvectors of the patches' second moments, largest first, divided by the roots of
+    their eigenvalues, and the negatives of these. `images` is float32 [N, H, W, C], normalised.
+    """
+    patches = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
+    patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * images.shape[-1])
+    moments = patches.T.astype(np.float64) @ patches / len(patches)
+    values, vectors = np.linalg.eigh(moments)
+    filters = (vectors / np.sqrt(values + _WHITENING_EPSILON))[:, ::-1]
+    filters = np.concatenate([filters, -filters], axis=1)
+    return filters.reshape(size, size, images.shape[-1], -1).astype(np.float32)
+
+
+class Stage(nnx.Module):
+    """Convolutions, each with BatchNorm and activation; a pool follows the first of them.
+
+    The third and further ones are added to their input.
+    """
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        depth: int,
+        activation: Activation,
+        norm_momentum: float,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ):
+        self.depth, self.activation = depth, activation
+        for n in range(1, depth + 1):
+            conv = Conv(
+                features_in,
+                features,
+                (3, 3),
+                use_bias=False,
+                kernel_init=dirac,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            # The scale would only double what the next convolution's kernel can do.
+            norm = BatchNorm(
+                features,
+                momentum=norm_momentum,
+                epsilon=1e-12,
+                use_scale=False,
+                dtype=dtype,
+                axis_name=axis_name,
+                rngs=rngs,
+            )
+            setattr(self, f"conv{n}", conv)
+            setattr(self, f"norm{n}", norm)
+            features_in = features
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for n in range(1, self.depth + 1):
+            y = getattr(self, f"conv{n}")(x)
+            y = max_pool(y) if n == 1 else y
+            y = getattr(self, f"norm{n}")(y)
+            x = self.activation(x + y if n > 2 else y)
+        return x
+
+
+class SpeedNet(nnx.Module):
+    """A whitening convolution, stages, the maximum over the last map, and the head."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        widths: Sequence[int],
+        depth: int,
+        whitening_size: int,
+        activation: Activation,
+        logit_scale: float,
+        norm_momentum: float,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ):
+        *size, channels = image_shape
+        least = 2 ** len(widths) + whitening_size - 1
+        if min(size) < least:
+            raise UserError(f"speednet of {len(widths)} stages needs images of {least} x {least}")
+        self.activation, self.logit_scale = activation, logit_scale
+        self.depth = len(widths)
+        features = 2 * channels * whitening_size**2
+        self.whiten = Conv(
+            channels,
+            features,
+            (whitening_size, whitening_size),
+            padding="VALID",
+            dtype=dtype,
+            rngs=rngs,
+        )
+        for n, width in enumerate(widths, 1):
+            common = (depth, activation, norm_momentum, dtype, axis_name, rngs)
+            setattr(self, f"stage{n}", Stage(features, width, *common))
+            features = width
+        self.head = nnx.Linear(
+            features, num_classes, use_bias=False, kernel_init=unit_deviation, rngs=rngs
+        )
+
+    def fit_to(self, images: np.ndarray) -> None:
+        """Takes the whitening from training images, float32 [N, H, W, C], normalised."""
+        kernel = whitening_kernel(images[:_WHITENING_IMAGES], self.whiten.kernel_size[0])
+        self.whiten.kernel[...] = jnp.asarray(kernel)
+
+    def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
+        """Returns float32 logits [B, classes] of float `images` [B, H, W, C]."""
+        x = self.activation(self.whiten(images))
+        for n in range(1, self.depth + 1):
+            x = getattr(self, f"stage{n}")(x)
+        x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
+        return self.head(x) * self.logit_scale
+
+
+@MODELS.register
+def speednet(
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: jnp.dtype,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+    *,
+    widths: Sequence[int] = (64, 256, 256),
+    depth: int = 2,
+    whitening_size: int = 2,
+    activation: str = "gelu",
+    logit_scale: float = 1 / 9,
+    norm_momentum: float = 0.6,
+) -> nnx.Module:
+    """A small network that learns in a few epochs.
+
+    Args:
+      widths: the filters of each stage; a stage halves the resolution.
+      depth: convolutions in a stage; the third and further ones are residual.
+      whitening_size: height and width of the patches that the first layer decorrelates.
+      activation: "gelu" or "silu".
+      logit_scale: multiplies the logits.
+      norm_momentum: what BatchNorm's running averages keep of themselves at every step.
+    """
+    if activation not in ACTIVATIONS:
+        raise UserError(f"speednet has no {activation!r} (there are: {', '.join(ACTIVATIONS)})")
+    return SpeedNet(
+        num_classes,
+        image_shape,
+        widths,
+        depth,
+        whitening_size,
+        ACTIVATIONS[activation],
+        logit_scale,
+        norm_momentum,
+        dtype,
+        axis_name,
+        rngs,
+    )

@@ -1,0 +1,87 @@
+"""Muon: updates whose singular values are all about one.
+
+Jordan et al., 2024 (https://kellerjordan.github.io/posts/muon/), for kernels of convolutions.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+# Of the quintic whose iteration drives singular values towards one, as fast as it can.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+
+def orthogonalizing(
+    rate: optax.Schedule,
+    momentum: ArrayLike,
+    nesterov: bool,
+    ns_steps: int,
+    ns_dtype: str,
+    normalize: bool,
+    weight_decay: ArrayLike,
+) -> optax.GradientTransformation:
+    """Returns Muon for kernels [H, W, I, O], each taken as the matrix [O, H * W * I].
+
+    Args:
+      rate: the learning rate by step.
+      momentum, nesterov: of the gradients, before they are orthogonalised.
+      ns_steps: iterations of Newton and Schulz.
+      ns_dtype: in which they are computed.
+      normalize: scale a kernel to a norm of the root of O before its update, so that a learning
+        rate means the same for all, and all the time.
+      weight_decay: a step takes this times the learning rate from a kernel.
+    """
+    parts = [
+        optax.trace(momentum, nesterov),
+        optax.stateless(lambda updates, _: _orthogonalize(updates, ns_steps, ns_dtype)),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(rate),
+    ]
+    if normalize:
+        parts.append(optax.stateless(_from_unit_norm))
+    return optax.chain(*parts)
+
+
+def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
+    """Returns matrices [..., m, n], m <= n, with the singular vectors of `x` and values near one.
+
+    After 5 steps the values lie between about 0.7 and 1.2, but for those far below the largest.
+    """
+    norm = jnp.linalg.norm(x.astype(jnp.float32), axis=(-2, -1), keepdims=True)
+    x = (x / (norm + 1e-7)).astype(x.dtype)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = _A * x + (_B * square + _C * square @ square) @ x
+    return x
+
+
+def _orthogonalize(updates: Any, steps: int, dtype: str) -> Any:
+    """Orthogonalises the leaves, those of one shape at once: one chain of products for all."""
+    leaves, structure = jax.tree.flatten(updates)
+    stacks: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, leaf in enumerate(leaves):
+        stacks[leaf.shape].append(place)
+    for (*inner, features), places in stacks.items():
+        stack = jnp.stack([leaves[place] for place in places]).reshape(len(places), -1, features)
+        # The smaller side first: the squares have its size.
+        wide = features > stack.shape[1]
+        matrices = (stack if wide else stack.mT).astype(dtype)
+        result = newton_schulz(matrices, steps).astype(stack.dtype)
+        result = (result if wide else result.mT).reshape(-1, *inner, features)
+        for place, leaf in zip(places, result, strict=True):
+            leaves[place] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _from_unit_norm(updates: Any, params: Any) -> Any:
+    """Adds to the updates what takes each kernel to a norm of the root of its features."""
+
+    def change(update: jax.Array, kernel: jax.Array) -> jax.Array:
+        scale = kernel.shape[-1] ** 0.5 / jnp.linalg.norm(kernel.ravel())
+        return update + (scale - 1) * kernel
+
+    return jax.tree.map(change, updates, params)
