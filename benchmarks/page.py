@@ -14,7 +14,16 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks import freezing, input_pipeline, records, report, startup, throughput
+from benchmarks import (
+    checkpoints,
+    freezing,
+    input_pipeline,
+    records,
+    report,
+    startup,
+    throughput,
+    time_to_accuracy,
+)
 from flaxcifar import cli, console
 from flaxcifar.errors import UserError
 
@@ -23,6 +32,8 @@ BENCHMARKS = {
     "input_pipeline": input_pipeline,
     "freezing": freezing,
     "startup": startup,
+    "time_to_accuracy": time_to_accuracy,
+    "checkpoints": checkpoints,
 }
 
 Row = dict[str, Any]

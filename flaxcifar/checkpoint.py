@@ -6,9 +6,10 @@ run knows beside its arrays. A latest's record names its `best_step`, and the tw
 checkpoint: where either is damaged, an older one is taken.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def describe_difference(saved: dict[str, str], expected: dict[str, str]) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; a thread writes them while training goes on."""
+    """The checkpoints of one workdir; a thread brings them to disk while training goes on."""
 
     def __init__(self, workdir: str | os.PathLike):
         # Orbax tells of every file at level INFO; its warnings stay.
@@ -149,9 +150,12 @@ class Checkpoints:
     def _save(
         self, store: Store, step: int, tree: Any, record: Record, then: Callable[[], None]
     ) -> None:
-        self._settle(1)
-        # Copies: the caller goes on to reuse the memory of its arrays.
-        tree = jax.tree.map(lambda x: np.array(x), tree)
+        # Where the steps run on this processor, too, a save beside them costs them more than one
+        # between them: they wait for the slower of their threads. What remains is the disk's part.
+        at_once = jax.default_backend() == "cpu"
+        self._settle(0 if at_once else 1)
+        # Else copies: the caller goes on to reuse the memory of its arrays.
+        tree = jax.tree.map(np.asarray if at_once else np.array, tree)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree) if x.dtype.kind == "f"):
             raise NonFiniteError(f"the state of step {step} has numbers that are not finite")
         text = json.dumps(record)
@@ -160,10 +164,10 @@ class Checkpoints:
             self._arrays.save(folder / "state", args=ocp.args.PyTreeSave(tree))
             (folder / "record.json").write_text(text)
 
-        def write() -> None:
+        @contextlib.contextmanager
+        def explained() -> Iterator[None]:
             try:
-                store.write(step, fill)
-                then()
+                yield
             except Exception as error:
                 kept = next(iter(self._latest.numbers()), None)
                 raise RunError(
@@ -173,7 +177,23 @@ class Checkpoints:
                     + " kept: the same command goes on from there once the cause is mended"
                 ) from error
 
-        self._pending.append(self._writer.submit(write))
+        def write() -> None:
+            with explained():
+                store.write(step, fill)
+
+        def publish() -> None:
+            with explained():
+                store.publish(step)
+                then()
+
+        def write_and_publish() -> None:
+            write()
+            publish()
+
+        if at_once:
+            write()
+        rest = publish if at_once else write_and_publish
+        self._pending.append(self._writer.submit(rest))
 
     def _settle(self, most: int) -> None:
         """Returns when at most so many saves are under way; raises what went wrong in others."""

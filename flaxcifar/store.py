@@ -1,8 +1,8 @@
 """Numbered directories that are there whole or not at all, and tell when they are damaged.
 
-A directory is written under another name, every file of it hashed into `manifest.json` and flushed,
-and then renamed. Its removal begins with a rename, too: whatever instant the process is killed at,
-a number names a whole directory or none.
+A directory is written under another name, every file of it hashed into `manifest.json`; when it is
+published it is flushed and renamed. Its removal begins with a rename, too: whatever instant the
+process is killed at, a number names a whole directory or none.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _MANIFEST = "manifest.json"
@@ -31,18 +32,31 @@ class Store:
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def write(self, number: int, fill: Callable[[Path], None]) -> None:
-        """Makes the directory `number` of what `fill` puts into an empty one; it replaces any."""
-        temporary = self.root / f"{_TEMPORARY}{number}"
+        """Writes what `fill` puts into an empty directory; `publish` gives it its number."""
+        temporary = self._temporary(number)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             fill(temporary)
             _seal(temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def publish(self, number: int) -> None:
+        """Makes the directory `number` of what was written for it, on disk; it replaces any."""
+        temporary = self._temporary(number)
+        try:
+            for path in (*temporary.rglob("*"), temporary):
+                _flush(path)
             self.remove(number)
             os.rename(temporary, self[number])
             _flush(self.root)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _temporary(self, number: int) -> Path:
+        return self.root / f"{_TEMPORARY}{number}"
 
     def remove(self, number: int) -> None:
         """Removes the directory `number`, if there is one."""
@@ -78,13 +92,12 @@ class Store:
 
 
 def _seal(folder: Path) -> None:
-    """Writes the manifest, {path: SHA-256}, and flushes everything to disk."""
+    """Writes the manifest, {path: SHA-256}."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {str(path.relative_to(folder)): _hash(path) for path in files}
-    manifest = folder / _MANIFEST
-    manifest.write_text(json.dumps(hashes, indent=1))
-    for path in (*files, manifest, *(path for path in folder.rglob("*") if path.is_dir()), folder):
-        _flush(path)
+    with ThreadPoolExecutor() as threads:
+        hashes = dict(zip(files, threads.map(_hash, files), strict=True))
+    named = {str(path.relative_to(folder)): value for path, value in hashes.items()}
+    (folder / _MANIFEST).write_text(json.dumps(named, indent=1))
 
 
 def _hash(path: Path) -> str:

@@ -174,7 +174,9 @@ def forgetting(part: str) -> Prepare:
 VALUES = """ 0 -1 7 1e30 nan inf None True false 'x' () (1,) [1,2 {'name':'sgd'} ('a','frozen')
     (('stage1','frozen'),) (('(','frozen'),) (('stage1',-1),) 99999999999999999999 ../.. \\x00 é
     cifar10 float16 bfloat16 adam cosine vgg16 resident max {} 0.5 16 3.5 ({'name':'cutout'},)
-    {'name':'tiny','width':3} step step_decay muon lion loss rollback""".split(" ")
+    {'name':'tiny','width':3} step step_decay muon lion loss rollback mirror ((50,4),) ((50,0.5),)
+    {'name':'speednet'} (('head',{'name':'sgd','learning_rate':1}),) (('head',{'name':'x'}),)
+    (('head',{'name':'sgd','learning_rate':'a','schedule':{'name':'linear'}}),)""".split()
 
 
 def mutated_configs(count: int, seed: int) -> list[str]:
@@ -215,6 +217,30 @@ def mutated_configs(count: int, seed: int) -> list[str]:
             except BaseException as error:
                 bad.append(f"{overrides}: {type(error).__name__}: {error}"[:500])
     return bad
+
+
+def resources(saves: int) -> dict[str, tuple[int, int]]:
+    """Returns what a process has after a fifth of so many saves of 4 MB, and after all of them."""
+    import numpy as np
+
+    def now() -> dict[str, int]:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        status = {key: words.split() for key, _, words in (line.partition(":") for line in lines)}
+        return {
+            "memory, kB": int(status["VmRSS"][0]),
+            "threads": int(status["Threads"][0]),
+            "open files": len(os.listdir("/proc/self/fd")),
+        }
+
+    found = []
+    with tempfile.TemporaryDirectory() as root, Checkpoints(root) as checkpoints:
+        for step in range(1, saves + 1):
+            state = {"x": np.full(1_000_000, step, np.float32)}
+            checkpoints.save_latest(step, state, {"best_step": 0})
+            if step in (saves // 5, saves):
+                checkpoints.wait()
+                found.append(now())
+    return {key: (found[0][key], found[1][key]) for key in found[0]}
 
 
 class Harness:
@@ -364,6 +390,12 @@ class Harness:
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
+    def many_saves(self, saves: int) -> None:
+        """Saves over and over in one process and looks at what it keeps."""
+        for what, (early, late) in apart(resources, saves).items():
+            most = early * 1.02 + (4000 if "memory" in what else 0)
+            self.expect(f"{saves} saves, {what}", late <= most, f"{early} became {late}")
+
     def two_at_once(self) -> None:
         """Starts two runs in one workdir."""
         workdir = self.fresh()
@@ -397,6 +429,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=20)
     parser.add_argument("--every", type=int, default=1, help="n-th file is damaged")
     parser.add_argument("--configs", type=int, default=1000)
+    parser.add_argument("--saves", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     flags = parser.parse_args()
@@ -408,6 +441,7 @@ def main() -> None:
         harness.kills_at_operations(flags.kills // 2)
         harness.signals(flags.signals)
         harness.full_disk()
+        harness.many_saves(flags.saves)
         harness.two_at_once()
         harness.itself()
         harness.damage(flags.every)

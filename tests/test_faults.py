@@ -9,6 +9,7 @@ from pathlib import Path
 def test_nothing_is_lost(tmp_path):
     script, output = Path(__file__).with_name("faults.py"), tmp_path / "faults.jsonl"
     flags = ["--kills", "8", "--signals", "2", "--configs", "30", "--every", "4", "--seed", "1"]
+    flags += ["--saves", "50"]
     flags += ["--output", str(output)]
     done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,16 +17,21 @@ def fill(text):
     return write
 
 
+def write(store, number, fill):
+    store.write(number, fill)
+    store.publish(number)
+
+
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "store")
-    store.write(3, fill("three"))
+    write(store, 3, fill("three"))
     return store
 
 
 def test_numbers_come_newest_first(store):
     assert Store(store.root / "none").numbers() == []
-    store.write(12, fill("twelve"))
+    write(store, 12, fill("twelve"))
     (store.root / "notes").mkdir()
     assert store.numbers() == [12, 3]
     assert (store[12] / "inner" / "a").read_text() == "twelve"
@@ -36,8 +41,15 @@ def test_numbers_come_newest_first(store):
 
 
 def test_a_second_write_replaces_the_first(store):
-    store.write(3, fill("again"))
+    write(store, 3, fill("again"))
     assert (store[3] / "inner" / "a").read_text() == "again" and store.damage(3) is None
+
+
+def test_what_is_not_published_is_not_there(store):
+    store.write(7, fill("seven"))
+    assert store.numbers() == [3]
+    store.clean()
+    assert [path.name for path in store.root.iterdir()] == ["3"]
 
 
 @pytest.mark.parametrize("name", ["inner/a", "b", "manifest.json"])
@@ -77,7 +89,7 @@ def test_killed_at_any_operation_a_number_is_whole_or_not_there(tmp_path, monkey
     deaths, finished = 0, False
     while not finished:
         store, left = Store(tmp_path / str(deaths)), deaths
-        store.write(1, fill("old"))
+        write(store, 1, fill("old"))
 
         def counted(function):
             def run(*args, **kwargs):
@@ -93,7 +105,7 @@ def test_killed_at_any_operation_a_number_is_whole_or_not_there(tmp_path, monkey
             for (owner, name), function in real.items():
                 patch.setattr(owner, name, counted(function))
             try:
-                store.write(1, fill("new"))
+                write(store, 1, fill("new"))
                 finished = True
             except Killed:
                 deaths += 1
@@ -111,5 +123,5 @@ def test_a_failed_write_leaves_the_old_and_no_rest(store):
         raise OSError(28, os.strerror(28))
 
     with pytest.raises(OSError, match="No space"):
-        store.write(3, fail)
+        write(store, 3, fail)
     assert store.damage(3) is None and os.listdir(store.root) == ["3"]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flaxcifar import checkpoint, clock, data, ledger, train
 from flaxcifar.checkpoint import read_best
@@ -100,6 +101,27 @@ def test_a_run_of_several_steps_a_dispatch_goes_on_to_the_bit(tmp_path, monkeypa
         np.testing.assert_array_equal(got, want)
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("straight", "killed")]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.xdist_group("resume")
+def test_tensorboard_shows_every_epoch_once_after_a_kill(tmp_path, monkeypatch):
+    def die_unsaved(self, number, arrays, record):
+        if number == 18:
+            raise Killed
+        save(self, number, arrays, record)
+
+    save = checkpoint.Checkpoints.save_latest
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save_latest", die_unsaved)
+        with pytest.raises(Killed):
+            train_and_evaluate(tiny.config(**FULL), tmp_path)
+    assert len(rows(tmp_path)) == 2  # the second epoch was written, but not saved
+    train_and_evaluate(tiny.config(**FULL), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for tag, name in (("train/loss", "train_loss"), ("validation/accuracy", "validation_accuracy")):
+        shown = [(event.step, event.value) for event in events.Scalars(tag)]
+        written = [(row["step"], pytest.approx(row[name])) for row in rows(tmp_path)]
+        assert shown == written
 
 
 @pytest.mark.xdist_group("resume")

@@ -60,7 +60,7 @@ def build(settings, weights: dict, image_shape: tuple) -> keras.Model:
         l2 = settings.l2
         return keras.regularizers.L2(l2.coefficient) if matches_l2(l2, path) else None
 
-    classes = len(weights["head/bias"])
+    classes = weights["head/kernel"].shape[-1]
     spec = network_spec(settings, weights)
     model = keras_networks.build(spec, image_shape, classes, penalty)
     keras_networks.set_weights(model, weights)

@@ -32,7 +32,7 @@ def make(job: Job) -> Peer:
     def train(count: int) -> float:
         for _ in range(count):
             model.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(forward(), labels)
+            loss = F.cross_entropy(forward(), labels, label_smoothing=settings.label_smoothing)
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
@@ -64,7 +64,7 @@ def load(job: Job, settings, device: torch.device) -> tuple[nn.Module, torch.Ten
     """Returns a config's network with the job's weights, images [B, C, H, W] and labels."""
     weights, images, labels = read_arrays(job)
     spec = network_spec(settings, weights)
-    model = torch_networks.build(spec, images.shape[1:], len(weights["head/bias"]))
+    model = torch_networks.build(spec, images.shape[1:], weights["head/kernel"].shape[-1])
     torch_networks.set_weights(model, weights)
     # NHWC in memory is what channels_last means.
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
