@@ -11,9 +11,10 @@ import scipy.ndimage
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from flaxcifar import hashing
-from flaxcifar.augment import AUGMENTATIONS, Random, make_augment, transform
+from flaxcifar.augment import AUGMENTATIONS, Random, make_augment, resize, transform
 from flaxcifar.errors import UserError
 
 SPECS = {
@@ -444,3 +445,12 @@ def test_what_is_too_large_shows_with_the_first_images():
     augment = make_augment([{"name": "pad_crop", "padding": 7}])
     with pytest.raises(UserError, match="padding is 7"):
         jax.jit(augment)(some_images(2), np.arange(2), 0, 0)
+
+
+@pytest.mark.parametrize("size", [4, 6, 8])
+def test_resized_images_are_those_of_pillow(size):
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.float32)
+    got = resize(jnp.asarray(image)[None], size)[0]
+    for channel in range(3):
+        band = Image.fromarray(image[..., channel], mode="F").resize((size, size), Image.BILINEAR)
+        np.testing.assert_allclose(got[..., channel], np.asarray(band), rtol=1e-4, atol=0.01)

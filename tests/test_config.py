@@ -502,3 +502,31 @@ def test_every_knob_has_a_comment():
     for i in knobs:
         above = lines[i - 1].strip()
         assert above.startswith("#") or lines[i].strip().startswith("c.total_steps")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("progressive_sizes", ((50, 20), (30, 24)), "rising from 0 to 100"),
+        ("progressive_sizes", ((50, 20.5),), "pairs of a percent"),
+        ("progressive_sizes", (50, 20), "pairs of a percent"),
+        ("progressive_sizes", ((50, 0),), "pairs of a percent"),
+        ("param_groups", (("head", {"learning_rate": 1.0}),), "of an optimizer"),
+        ("param_groups", (("head", {"name": "sgd", "schedule": "linear"}),), "of an optimizer"),
+        ("test_views", "five", "there are: none, mirror, mirror_shift"),
+    ],
+)
+def test_the_knobs_of_the_fast_recipes_are_checked(key, value, message):
+    config = default_config()
+    config[key] = value
+    with pytest.raises(UserError, match=message):
+        check(config)
+
+
+def test_only_one_average_is_kept():
+    config = default_config()
+    config.ema_decay, config.lookahead.every_steps = 0.9, 5
+    with pytest.raises(UserError, match="set one of them to 0"):
+        check(config)
+    config.ema_decay = 0.0
+    check(config)
