@@ -221,6 +221,19 @@ def _is_argument(key: str, value: Any) -> bool:
     return key in _ARGUMENTS and isinstance(value, int | float)
 
 
+def check_size(network: Network, size: int) -> None:
+    """Raises UserError where the network takes no images of this height and width."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    apply = functools.partial(network.apply, seeds=None, train=False)
+    try:
+        jax.eval_shape(apply, *network.abstract(), images)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        words = str(error).partition("\n")[0]
+        raise UserError(
+            f"config.progressive_sizes: the model takes no images of {size} x {size} ({words})"
+        ) from error
+
+
 def build(config: Any) -> Experiment:
     """Returns the experiment of a checked config.
 
@@ -304,6 +317,8 @@ def build(config: Any) -> Experiment:
     sizes = tuple(
         (round(percent / 100 * total_steps), size) for percent, size in config.progressive_sizes
     )
+    for _, size in sizes:
+        check_size(network, size)
     return Experiment(
         config=config,
         dataset=dataset,

@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from flaxcifar import data, ops
+from flaxcifar.errors import UserError
 from flaxcifar.experiment import build
 
 
@@ -14,3 +15,13 @@ def test_bfloat16_without_arithmetic_for_it_is_remarked(fast, monkeypatch):
     remarked = [remark for remark in build(tiny.config(precision="bfloat16")).remarks]
     assert any("precision=float32 is as fast" in line for line in remarked) != fast
     assert not build(tiny.config()).remarks
+
+
+def test_a_size_that_the_model_does_not_take_is_one_line(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+    config = tiny.config(**{"progressive_sizes": ((50, 4),)})
+    assert build(config).sizes == ((9, 4),)
+    config.model = dict(name="crcv")
+    config.progressive_sizes = ((50, 4),)
+    with pytest.raises(UserError, match="takes no images of 4 x 4"):
+        build(config)

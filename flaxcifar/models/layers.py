@@ -136,6 +136,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     gradients pass through zero or through sums over such elements. Both directions are plain loops:
     a reduction over windows has a select-and-scatter for its gradient, many times slower on a CPU.
     """
+    if min(x.shape[1:3]) < 2:
+        raise ValueError(f"a map of {x.shape[1]} x {x.shape[2]} cannot be pooled")
     a, b, c, d = _corners(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
