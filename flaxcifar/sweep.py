@@ -22,6 +22,7 @@ import scipy.stats
 from flaxcifar import console, parallel
 from flaxcifar.config import to_json
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.experiment import build
 from flaxcifar.interruption import Interrupted, postponed
 from flaxcifar.train import train_and_evaluate
 from flaxcifar.workdir import prepare, read_json, write_json, write_text
@@ -85,8 +86,11 @@ def run_all(runs: Sequence[Run], workdir: Path, **options: Any) -> None:
     A run whose loss is not finite is a result, too. Raises RunError where a run failed otherwise,
     after the others have ended.
     """
-    prepare(workdir)
     devices = parallel.local_devices()
+    with parallel.using(devices[:1]):
+        for _, members in itertools.groupby(runs, key=lambda run: run.setting):
+            build(next(members).config)  # what is wrong shows before the first run
+    prepare(workdir)
     if len(devices) == 1:
         failures = [_train(run, workdir, options) for run in runs]
     else:
@@ -137,7 +141,10 @@ def _spread(
 
     # Signals reach this thread only; it hands them on to the runs.
     with postponed(), ThreadPoolExecutor(len(devices)) as threads:
-        return list(threads.map(train, runs))
+        try:
+            return list(threads.map(train, runs))
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def summarize(

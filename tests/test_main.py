@@ -146,3 +146,22 @@ def test_an_unreadable_image_is_named(place, tmp_path):
 def test_evaluating_what_is_no_run(place):
     _, err = run(place, "flaxcifar.evaluate", "--workdir", place, code=2)
     assert "is no workdir of a run" in err and err.count("\n") == 1
+
+
+def test_seeds_and_settings_by_the_command(place, tmp_path):
+    """One setting is wrong: nothing is trained. Then all are, and the same command says so."""
+    options = ("--config", "config.py", "--config.total_epochs=1", "--workdir", tmp_path / "runs")
+    sweep = ("--sweep", "optimizer.learning_rate=0.1,0.01", "--seeds", "2")
+    bad = ("--sweep", "batch_size=16,1000")
+    _, errors = run(place, "flaxcifar.main", *options, *bad, "--sweep", "batch_siz=1", code=2)
+    assert "did you mean 'batch_size'" in errors and not (tmp_path / "runs").exists()
+    _, errors = run(place, "flaxcifar.main", *options, "--seeds", "0", code=2)
+    assert "--seeds is 0" in errors
+    output, _ = run(place, "flaxcifar.main", *options, *sweep)
+    assert "optimizer.learning_rate=0.01,seed=1: " in output and "best config: " in output
+    rows = json.loads((tmp_path / "runs" / "sweep.json").read_text())["settings"]
+    assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
+    output, _ = run(place, "flaxcifar.main", *options, *sweep)
+    assert output.count("nothing to do") == 4
+    best = ("--config", tmp_path / "runs" / "best.py", "--workdir", tmp_path / "again")
+    assert "test" in run(place, "flaxcifar.main", *best)[0]

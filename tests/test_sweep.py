@@ -63,6 +63,7 @@ def test_the_plan_is_the_product_of_the_axes_and_the_seeds(tmp_path):
     [
         ([("optimizer.learning_rte", ["1"])], 1, "learning_rate"),
         ([("batch_size", ["8", "many"])], 1, "batch_size is 'many'"),
+        ([("optimizer.name", ["sgd", "sdg"])], 1, "did you mean 'sgd'"),
         ([("batch_size", ["8"]), ("batch_size", ["9"])], 1, "once"),
         ([("seed", ["8"])], 2, "once"),
     ],
@@ -71,6 +72,7 @@ def test_mistakes_are_found_before_the_first_run(axes, seeds, message, tmp_path)
     with pytest.raises(UserError, match=message):
         runs = sweep.plan(loader(tmp_path), axes, seeds)
         sweep.run_all(runs, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_sweep_needs_a_validation_split(tmp_path):
