@@ -10,9 +10,10 @@ def get_config():
     config.data.pipeline = "resident"
     config.data.validation_percent = 0.0
     config.augment = (dict(name="alternating_flip"), dict(name="pad_crop", padding=2))
+    config.progressive_sizes = ((25, 20), (50, 24))
     config.batch_size = 2000
     config.eval_batch_size = 2000
-    config.total_epochs = 8
+    config.total_epochs = 10
     config.label_smoothing = 0.2
     # A large rate, as the logits are divided by 256.
     sgd = dict(name="sgd", momentum=0.85, nesterov=True, decay=0.004)

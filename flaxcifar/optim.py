@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from jax.typing import ArrayLike
@@ -15,6 +18,11 @@ from flaxcifar.muon import orthogonalizing
 from flaxcifar.registry import Registry, suggestion
 
 OPTIMIZERS = Registry("optimizer")
+# Keywords that are numbers wherever they are given; a momentum may also be None.
+NUMBERS = frozenset(
+    "learning_rate momentum decay weight_decay sgd_learning_rate sgd_momentum".split()
+)
+_TINY = 1e-30
 FROZEN = "frozen"
 
 # Given a base learning rate, returns its schedule.
@@ -41,7 +49,7 @@ def sgd(
     A step at the peak of the schedule takes the share `decay` from every parameter, whatever the
     learning rate: the gradient gets `decay / learning_rate` times the parameter.
     """
-    shrink = optax.add_decayed_weights(decay / learning_rate)
+    shrink = optax.add_decayed_weights(decay / jnp.maximum(learning_rate, _TINY))
     return optax.chain(shrink, optax.sgd(rate(learning_rate), momentum, nesterov))
 
 
@@ -123,6 +131,12 @@ def make_optimizer(spec: Mapping[str, Any], rate: Rate) -> optax.GradientTransfo
     Raises UserError for an unknown name or keyword, listing the valid ones.
     """
     name = spec.get("name")
+    for key in NUMBERS & spec.keys():
+        value = spec[key]
+        number = isinstance(value, int | float | np.generic | jax.Array)
+        absent = value is None and key.endswith("momentum")
+        if isinstance(value, bool) or not (number or absent):
+            raise UserError(f"optimizer {name!r}: {key} is {value!r}; it must be a number")
     if name in OPTIMIZERS:
         return OPTIMIZERS.call(spec, rate)
     function = _from_optax(name)

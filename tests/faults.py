@@ -393,7 +393,8 @@ class Harness:
     def many_saves(self, saves: int) -> None:
         """Saves over and over in one process and looks at what it keeps."""
         for what, (early, late) in apart(resources, saves).items():
-            most = early * 1.02 + (4000 if "memory" in what else 0)
+            # Pools may start a thread late; what leaks does so with every save.
+            most = early * 1.02 + (4000 if "memory" in what else 3)
             self.expect(f"{saves} saves, {what}", late <= most, f"{early} became {late}")
 
     def two_at_once(self) -> None:

@@ -16,7 +16,7 @@ _RULES = {
     "seed": (lambda v: 0 <= v < 2**31, "from 0 to 2147483647"),
     "precision": ("float32", "bfloat16"),
     "data.name": (lambda v: v != "", "the name of a dataset"),
-    "data.image_size": (lambda v: v >= 1, "at least 1"),
+    "data.image_size": (lambda v: 1 <= v <= 4096, "from 1 to 4096"),
     "data.validation_percent": (lambda v: 0 <= v <= 50, "from 0 to 50"),
     "data.normalization": ("channel", "scalar", "unit"),
     "data.pipeline": ("host", "resident"),
@@ -187,4 +187,4 @@ def _are_progressive(sizes: tuple) -> bool:
         return False
     ends = [percent for percent, _ in sizes]
     rising = ends == sorted(set(ends)) and all(0 < percent <= 100 for percent in ends)
-    return rising and all(size >= 1 for _, size in sizes)
+    return rising and all(1 <= size <= 4096 for _, size in sizes)
