@@ -1,4 +1,10 @@
-"""placeholder"""
+"""CIFAR-100 in a few epochs: residual convolutions by Muon, small images first.
+
+    python -m flaxcifar.main --config configs/speed100.py
+
+Of the family of recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NAVIER-STOKED), on
+this project's network. Not measured yet.
+"""
 
 from flaxcifar.config import default_config
 

@@ -80,7 +80,7 @@ def evaluate_workdir(
     if dataset.fingerprint != record["fingerprint"]:
         raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
     choose_convolution(settings)
-    network, _ = make_network(settings, dataset)
+    network, _ = make_network(settings, len(dataset.class_names))
     evaluate = make_evaluate(
         network,
         Normalization.from_json(record["normalization"]),

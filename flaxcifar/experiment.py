@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -95,11 +95,11 @@ def choose_convolution(config: Any) -> None:
     ops.self_test(config.precision)
 
 
-def make_network(config: Any, dataset: Dataset, key: str = "model") -> tuple[Network, Callable]:
-    """Returns the config's model, or its proxy, for this dataset: functions, parameters by seed."""
+def make_network(config: Any, classes: int, key: str = "model") -> tuple[Network, Callable]:
+    """Returns the config's model, or its proxy: functions, and parameters by seed."""
     spec = json.dumps(to_json(config[key]), sort_keys=True)
-    shape = dataset.train.images.shape[1:]
-    return _make_network(spec, len(dataset.class_names), shape, config.precision)
+    size = config.data.image_size
+    return _make_network(spec, classes, (size, size, 3), config.precision)
 
 
 @functools.lru_cache(maxsize=8)
@@ -128,7 +128,7 @@ def make_selection(
 
     `lengths` are the steps of an epoch and of the run.
     """
-    network, init = make_network(config, dataset, "proxy")
+    network, init = make_network(config, len(dataset.class_names), "proxy")
     proxy = start(network, init, config.seed, sample)
     groups = make_groups(config, proxy[0], *lengths)
     kept = round(config.batch_size * config.selection.keep_percent / 100)
@@ -185,6 +185,14 @@ def make_groups(
     return assign_groups(params, entries)
 
 
+def penalized(config: Any, groups: Mapping[str, Group]) -> tuple[str, ...]:
+    """Returns the paths of the trained parameters that the L2 penalty holds for."""
+    if not config.l2.coefficient:
+        return ()
+    marks = assign_groups(groups, ((config.l2.pattern, 0.0),))
+    return tuple(path for path in groups if marks[path] == 0.0 and groups[path] != FROZEN)
+
+
 def make_hyperparams(config: Any, normalization: Normalization) -> Hyperparams:
     """Returns what the compiled steps take as arguments."""
     mean, divisor = normalization.arrays()
@@ -234,18 +242,10 @@ def check_size(network: Network, size: int) -> None:
         ) from error
 
 
-def build(config: Any) -> Experiment:
-    """Returns the experiment of a checked config.
-
-    Raises UserError for whatever is wrong with names, keywords, data, devices or lengths.
-    """
+def remarks_on(config: Any) -> list[str]:
+    """Returns lines on what is allowed and likely not meant."""
     remarks = []
-    for key in ("batch_size", "eval_batch_size"):
-        per_device(config[key], key)
-    size = config.data.image_size
-    augment = make_augment(config.augment, (size, size, 3))
-    plateau = make_plateau(config.schedule)
-    patience = config.early_stopping.patience
+    plateau, patience = make_plateau(config.schedule), config.early_stopping.patience
     if plateau is not None and 0 < patience <= plateau.patience:
         remarks.append(
             f"early stopping (patience {patience}) comes before the learning rate is reduced "
@@ -256,6 +256,19 @@ def build(config: Any) -> Experiment:
             "this processor multiplies no bfloat16 numbers (AVX-512 BF16 or AMX would): they save "
             "hardly any time here; precision=float32 is as fast and exact"
         )
+    return remarks
+
+
+def build(config: Any) -> Experiment:
+    """Returns the experiment of a checked config.
+
+    Raises UserError for whatever is wrong with names, keywords, data, devices or lengths.
+    """
+    for key in ("batch_size", "eval_batch_size"):
+        per_device(config[key], key)
+    size = config.data.image_size
+    augment = make_augment(config.augment, (size, size, 3))
+    remarks = remarks_on(config)
     MODELS.get(config.model.name)
 
     dataset = data.load(config.data)
@@ -272,7 +285,7 @@ def build(config: Any) -> Experiment:
 
     choose_convolution(config)
     normalization = statistics(dataset.train.images, train, config.data.normalization)
-    network, init = make_network(config, dataset)
+    network, init = make_network(config, len(dataset.class_names))
     # Evenly over the split, in which the classes may come in order.
     some = train[np.linspace(0, len(train) - 1, min(len(train), _FITTED)).astype(int)]
     sample = normalization(dataset.train.images[some].astype(np.float32))
@@ -281,39 +294,37 @@ def build(config: Any) -> Experiment:
         params, batch_stats, done = initialize(config, params, batch_stats)
         remarks.append(done)
     groups = make_groups(config, params, steps_per_epoch, total_steps)
-    frozen = frozenset(path for path, group in groups.items() if group == FROZEN)
-    l2_paths = assign_groups(params, ((config.l2.pattern, True),)) if config.l2.coefficient else {}
     hyperparams = make_hyperparams(config, normalization)
     selection, proxy = None, None
     if config.selection.keep_percent < 100:
         lengths = (steps_per_epoch, total_steps)
         selection, proxy = make_selection(config, dataset, schedule, lengths, sample)
+    tx = functools.partial(
+        make_tx,
+        config.optimizer.to_dict(),
+        schedule,
+        groups,
+        gradient_clip=config.gradient_clip,
+        accumulation_steps=config.accumulation_steps,
+    )
+    # Wrong names and keywords show here, before anything is written.
+    tx(hyperparams.optimizer)
+    lookahead = config.lookahead
     recipe = Recipe(
         identity=identity(config, dataset, len(train), total_steps),
         network=network,
-        make_tx=functools.partial(
-            make_tx,
-            config.optimizer.to_dict(),
-            schedule,
-            groups,
-            gradient_clip=config.gradient_clip,
-            accumulation_steps=config.accumulation_steps,
-        ),
+        make_tx=tx,
         augment=augment,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        frozen=frozen,
+        frozen=frozenset(path for path, group in groups.items() if group == FROZEN),
         penalizes=bool(config.l2.coefficient),
-        l2_paths=tuple(p for p, hit in l2_paths.items() if hit is True and p not in frozen),
+        l2_paths=penalized(config, groups),
         ema_decay=config.ema_decay,
-        lookahead=Lookahead(
-            config.lookahead.every_steps, config.lookahead.decay, config.lookahead.power
-        ),
+        lookahead=Lookahead(lookahead.every_steps, lookahead.decay, lookahead.power),
         selection=selection,
         superclass_of=dataset.superclass_of,
     )
-    # Wrong names and keywords show here, before anything is written.
-    recipe.make_tx(hyperparams.optimizer)
     sizes = tuple(
         (round(percent / 100 * total_steps), size) for percent, size in config.progressive_sizes
     )

@@ -40,11 +40,13 @@ def test_a_step_of_every_config_has_the_right_shapes(path, monkeypatch):
         axis_name=parallel.AXIS,
     )
 
-    def whole_step(params, batch_stats, batches):
-        state = create_state(built.recipe, built.hyperparams, params, batch_stats)
+    def whole_step(params, batch_stats, proxy, batches):
+        state = create_state(built.recipe, built.hyperparams, params, batch_stats, proxy)
         return state, step(built.hyperparams, state, Metrics.zero(), {}, 1, batches)[0]
 
-    before, after = jax.eval_shape(whole_step, built.params, built.batch_stats, batches)
+    before, after = jax.eval_shape(
+        whole_step, built.params, built.batch_stats, built.proxy, batches
+    )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
         lambda x: (x.shape, x.dtype), after
     )

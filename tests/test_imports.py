@@ -9,7 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "flaxcifar"
 
 # Each module may import modules of its own layer's predecessors only; leaves share the first.
-LAYERS = "leaves step experiment dispatch evaluate ledger run outcome train sweep main".split()
+LAYERS = (
+    "leaves step experiment dispatch evaluate predict ledger run outcome train sweep main".split()
+)
 
 
 def modules():

@@ -33,6 +33,20 @@ def read_images(paths: Sequence[PathLike], size: int) -> np.ndarray:
     return images
 
 
+def try_images(paths: Sequence[PathLike], size: int) -> list[np.ndarray | UserError]:
+    """Returns what `read_images` does, one by one: for a file that cannot be read, its error."""
+
+    def read(path: PathLike) -> np.ndarray | UserError:
+        try:
+            return _read_image(path, size)
+        except UserError as error:
+            return error
+
+    with catch_warnings(), ThreadPoolExecutor(cpu_count()) as pool:
+        simplefilter("error", Image.DecompressionBombWarning)
+        return list(pool.map(read, paths))
+
+
 def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     """Returns uint8 [N, H, W, 3] resized to [N, size, size, 3], bilinear with antialiasing."""
     if images.shape[1:3] == (size, size):
