@@ -1,4 +1,13 @@
-"""placeholder"""
+"""CIFAR-10 in minutes, after airbench94_muon, which reaches 94 % on the original images.
+
+    python -m flaxcifar.main --config configs/speed94.py
+
+On CIFAR-10 as JPEG (quality 75), 2 cores of an AMD EPYC with AVX2, float32, from a cold process:
+16:18 minutes in all, 89.84 % test accuracy with a single view and 90.58 % with six (n = 1). The
+original recipe in PyTorch reaches 89.7 and 90.6 % on these images (n = 1).
+
+The rates are airbench's. Small images for the first half pay for two more epochs than its eight.
+"""
 
 from flaxcifar.config import default_config
 

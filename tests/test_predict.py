@@ -68,7 +68,7 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
     assert "cannot read the image" in capsys.readouterr().out
     probabilities = Predictor.from_workdir(workdir)(tiny.dataset().test.images)
     if ending == "csv":
-        rows = list(csv.DictReader(output.open()))
+        rows = list(csv.DictReader(output.read_text().splitlines()))
         first = rows[0]["class_1"], float(rows[0]["probability_1"])
         assert rows[0].keys() == {"image", "class_1", "probability_1", "class_2", "probability_2"}
     else:
@@ -78,7 +78,8 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
     assert len(rows) == 50 and rows[0]["image"].endswith("0/00.png")
     assert first[0] == f"class {probabilities[0].argmax()}"
     assert first[1] == pytest.approx(probabilities[0].max(), rel=1e-4)
-    assert Image.open(picture).size[0] > 500
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 500
 
 
 @pytest.mark.parametrize(
