@@ -299,14 +299,15 @@ class Harness:
 
     def kills_at_operations(self, kills: int) -> None:
         """Kills a run between the write, the rename and the deletion of checkpoints."""
-        workdir, faults = self.fresh(), 0
-        for number in range(kills):
+        workdir, faults, done, number = self.fresh(), 0, 0, 0
+        while done < kills:
             # Further and further into a run; what was saved in between moves the place, too.
             if run(workdir, dying(number % 60)) == 0:
                 self.finish("kill -9 within a save", workdir, faults)
                 workdir, faults = self.fresh(), 0
             else:
-                faults += 1
+                faults, done = faults + 1, done + 1
+            number += 1
         self.finish("kill -9 within a save", workdir, faults)
 
     def signals(self, count: int) -> None:
