@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,8 +19,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import arguments, records, report
-from benchmarks.jobs import ROOT, Job
-from benchmarks.processes import WorkerError, child_environment, last_words
+from benchmarks.jobs import Job
+from benchmarks.processes import run_module
 from flaxcifar import cli, console
 from flaxcifar.errors import UserError
 
@@ -43,17 +42,9 @@ def main(argv: list[str]) -> None:
         job = arguments.job(options, model, "float32")
         request = {"job": dataclasses.asdict(job), "pairs": 5 * options.rounds}
         request["seconds"] = options.seconds
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.checkpoints", "--worker"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=child_environment(job),
+        row = make_row(
+            job, run_module(job, request, "benchmarks.checkpoints", "--worker"), options.quick
         )
-        if done.returncode:
-            raise WorkerError(last_words(done.returncode, done.stderr))
-        row = make_row(job, json.loads(done.stdout.splitlines()[-1]), options.quick)
         records.append(options.output, [row])
         rows.append(row)
     report.publish(table(rows), panels(rows), options.output)

@@ -104,17 +104,29 @@ def last_words(code: int, log: str) -> str:
     return f"ended with code {code}: {lines[-1] if lines else 'no message'}"
 
 
-def write_arrays(job: Job, directory: Path) -> tuple[Job, float]:
-    """Returns the job with the arrays that all frameworks start from, and the first loss."""
-    path = directory / "arrays.npz"
+def run_module(
+    job: Job, request: Any, *words: str, environment: Mapping[str, str] | None = None
+) -> Any:
+    """Returns the JSON that a module prints last, in a new process of the job's environment.
+
+    `words` are the module and its arguments; `request` is JSON on its standard input. Raises
+    WorkerError where the process fails.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.peers.reference", str(path)],
-        input=json.dumps(dataclasses.asdict(job)),
+        [sys.executable, "-m", *words],
+        input=json.dumps(request),
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=child_environment(job),
+        env=child_environment(job) | dict(environment or {}),
     )
     if done.returncode:
         raise WorkerError(last_words(done.returncode, done.stderr))
-    return dataclasses.replace(job, arrays=str(path)), float(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_arrays(job: Job, directory: Path) -> tuple[Job, float]:
+    """Returns the job with the arrays that all frameworks start from, and the first loss."""
+    path = directory / "arrays.npz"
+    loss = run_module(job, dataclasses.asdict(job), "benchmarks.peers.reference", str(path))
+    return dataclasses.replace(job, arrays=str(path)), loss

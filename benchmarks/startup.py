@@ -10,10 +10,7 @@ programs. Keras gets decoded arrays in both; on TensorFlow it has nothing to war
 
 import argparse
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,8 +19,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import arguments, records, report
-from benchmarks.jobs import ROOT, Job
-from benchmarks.processes import WorkerError, child_environment, last_words, write_arrays
+from benchmarks.jobs import Job
+from benchmarks.processes import WorkerError, run_module, write_arrays
 from benchmarks.turns import skip
 from flaxcifar import cli, console
 from flaxcifar.errors import UserError
@@ -86,25 +83,16 @@ def compare(template: Job, steps: int, options: argparse.Namespace) -> list[Row]
 
 def run(job: Job, steps: int, caches: str) -> Row:
     """Returns what a new process reports; `caches` is a directory for whatever can be kept."""
-    environment = child_environment(job) | {
+    environment = {
         "JAX_COMPILATION_CACHE_DIR": f"{caches}/compiled",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-m", f"benchmarks.peers.startup_{job.family}"]
+    began = time.time()
     request = {"job": dataclasses.asdict(job), "steps": steps, "cache_dir": f"{caches}/data"}
-    request["began"] = time.time()
-    done = subprocess.run(
-        command,
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
-    ended = time.time()
-    if done.returncode:
-        raise WorkerError(last_words(done.returncode, done.stderr))
-    return json.loads(done.stdout.splitlines()[-1]) | {"finished": ended - request["began"]}
+    request["began"] = began
+    module = f"benchmarks.peers.startup_{job.family}"
+    answer = run_module(job, request, module, environment=environment)
+    return answer | {"finished": time.time() - began}
 
 
 def make_row(job: Job, state: str, answers: list[Row], options: argparse.Namespace) -> Row:

@@ -14,6 +14,7 @@ no accuracy then, but that of flaxcifar's run of the same recipe, `vgg:total_epo
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -28,7 +29,7 @@ from rich.table import Table
 
 from benchmarks import arguments, records, report
 from benchmarks.jobs import ROOT, Job, missing
-from benchmarks.processes import WorkerError, child_environment, last_words
+from benchmarks.processes import WorkerError, child_environment, last_words, run_module
 from flaxcifar import cli, config, console
 from flaxcifar.errors import UserError
 
@@ -219,20 +220,9 @@ def measure_keras(name: str, options: argparse.Namespace) -> Row:
             "threads": options.threads,
         }
         module = "benchmarks.peers.keras_recipe"
-        environment = child_environment(job)
-        for stage in ("prepare", "train"):
-            done = subprocess.run(
-                [sys.executable, "-m", module, stage],
-                input=json.dumps(request | {"began": time.time()}),
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                env=environment,
-            )
-            if done.returncode:
-                raise WorkerError(f"{framework}: {last_words(done.returncode, done.stderr)}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    job = Job(**{**job.__dict__, "batch": found["batch"]})
+        run_module(job, request, module, "prepare")
+        found = run_module(job, request | {"began": time.time()}, module, "train")
+    job = dataclasses.replace(job, batch=found["batch"])
     last = found["epochs"][-1]
     accuracy = None
     if last["accuracy"] is not None:

@@ -1,6 +1,7 @@
 """Which steps the host hands to the devices at once."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from flaxcifar import ops
 from flaxcifar.data.host import train_batches
 from flaxcifar.experiment import Experiment
+from flaxcifar.models.network import Network
 from flaxcifar.parallel import local_devices
 from flaxcifar.step import Arrays
 from flaxcifar.summary import model_summary
@@ -42,11 +44,17 @@ def room(experiment: Experiment) -> int:
     if not most:
         shape = experiment.dataset.train.images.shape[1:]
         recipe = experiment.recipe
-        _, totals = model_summary(recipe.network, shape, recipe.frozen)
-        step = totals["training_flops_per_image"] * experiment.config.batch_size
+        flops = _training_flops(recipe.network, shape, recipe.frozen)
+        step = flops * experiment.config.batch_size
         budget = _CPU_FLOPS if on_cpu else _ACCELERATOR_FLOPS * len(local_devices())
         most = max(1, int(budget / step))
     return min(most, experiment.recipe.steps_per_epoch)
+
+
+@functools.lru_cache(maxsize=8)
+def _training_flops(network: Network, shape: tuple[int, ...], frozen: frozenset[str]) -> int:
+    """Cached, as every epoch asks for it, and the answer takes a trace of the network."""
+    return model_summary(network, shape, frozen)[1]["training_flops_per_image"]
 
 
 def dispatches(experiment: Experiment, epoch: int, step: int) -> Iterator[Dispatch]:

@@ -115,7 +115,7 @@ def _make_network(
     return Network.create(build)
 
 
-def start(network: Network, init: Callable, seed: int, sample: np.ndarray) -> tuple[Arrays, Arrays]:
+def start(network: Network, init: Callable, seed: int, sample: Callable) -> tuple[Arrays, Arrays]:
     """Returns the parameters and statistics of a seed, fitted to a sample of training images."""
     params, batch_stats = init(seed)
     return network.fitted(params, batch_stats, sample), batch_stats
@@ -288,7 +288,10 @@ def build(config: Any) -> Experiment:
     network, init = make_network(config, len(dataset.class_names))
     # Evenly over the split, in which the classes may come in order.
     some = train[np.linspace(0, len(train) - 1, min(len(train), _FITTED)).astype(int)]
-    sample = normalization(dataset.train.images[some].astype(np.float32))
+
+    def sample() -> np.ndarray:
+        return normalization(dataset.train.images[some].astype(np.float32))
+
     params, batch_stats = start(network, init, config.seed, sample)
     if config.init_from:
         params, batch_stats, done = initialize(config, params, batch_stats)

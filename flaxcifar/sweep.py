@@ -5,7 +5,6 @@ an interruption. Runs that differ only in what compiled steps take as arguments 
 several devices each run has one of them, and as many run at once.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -222,8 +221,6 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
     figure.savefig(path, dpi=150)
 
 

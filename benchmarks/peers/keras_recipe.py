@@ -33,6 +33,7 @@ def prepare(request: dict) -> None:
         test_labels=dataset.test.labels,
         scales=np.array([float(schedule(n * steps)) for n in range(request["epochs"])]),
     )
+    print(json.dumps(len(everything)))
 
 
 def train(request: dict) -> None:

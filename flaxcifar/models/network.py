@@ -42,14 +42,17 @@ class Network:
         init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
         return cls(graphdef, *shapes), lambda seed: init(prng.key(seed))
 
-    def fitted(self, params: Arrays, batch_stats: Arrays, images: np.ndarray) -> Arrays:
+    def fitted(
+        self, params: Arrays, batch_stats: Arrays, sample: Callable[[], np.ndarray]
+    ) -> Arrays:
         """Returns the parameters after the model's `fit_to`, if it has one, has seen some images.
 
-        `images` is float32 [N, H, W, C], normalised.
+        `sample` returns them, float32 [N, H, W, C], normalised.
         """
         model = self.module(params, batch_stats)
-        if hasattr(model, "fit_to"):
-            model.fit_to(images)
+        if not hasattr(model, "fit_to"):
+            return params
+        model.fit_to(sample())
         return _split(model)[1]
 
     def abstract(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:

@@ -89,7 +89,7 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
 
 def test_the_network_takes_its_whitening_from_training_images():
     network, params, stats = create(size=16)
-    fitted = network.fitted(params, stats, correlated_images())
+    fitted = network.fitted(params, stats, correlated_images)
     assert not np.array_equal(fitted["whiten/kernel"], params["whiten/kernel"])
     np.testing.assert_allclose(
         fitted["whiten/kernel"], whitening_kernel(correlated_images(), 2), rtol=1e-4, atol=1e-4
