@@ -53,7 +53,14 @@ class Checkpoints:
         self._latest, self._best = Store(root / "latest"), Store(root / "best")
         # Compression takes most of a save's time, from the step that goes on beside it, and makes
         # trained float32 numbers 8 % smaller.
-        self._arrays = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+        # One process reads and writes: orbax should not wait for others.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        self._arrays = ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone),
+            multiprocessing_options=alone,
+        )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[Future] = []
 
@@ -90,9 +97,9 @@ class Checkpoints:
         strict: bool = False,
         migrate: Callable[[Record], bool] = lambda record: False,
     ) -> tuple[Any, Record] | None:
-        """Returns the newest whole state, in the structure of `like`, and its record.
+        """Returns the newest whole state, NumPy arrays in the structure of `like`, and its record.
 
-        Without `like` it consists of dicts, lists and NumPy arrays. What is damaged is named and
+        Without `like` it consists of dicts and lists. What is damaged is named and
         passed over, or refused where `strict`. Where `migrate` says so of its record, the state of
         another freeze plan is fitted into `like`, which gives what is missing. None without any.
         Raises UserError where all are damaged, and where the arrays are not those of `like`.
@@ -158,6 +165,8 @@ class Checkpoints:
         tree = jax.tree.map(np.asarray if at_once else np.array, tree)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree) if x.dtype.kind == "f"):
             raise NonFiniteError(f"the state of step {step} has numbers that are not finite")
+        if jax.process_index():
+            return
         text = json.dumps(record)
 
         def fill(folder: Path) -> None:
@@ -230,7 +239,7 @@ class Checkpoints:
                 f"the checkpoint in {folder} is of another model or optimizer "
                 f"({difference}); choose another workdir; nothing was changed"
             )
-        return self._read(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        return self._read(folder, like)
 
     def _migrate(
         self, folder: Path, like: Any, saved: dict[str, str], wanted: dict[str, str]
@@ -249,9 +258,9 @@ class Checkpoints:
         console.say(migration.summary(saved, wanted, found))
         arrays = _leaves(self._read(folder, None))
 
-        def place(path: Any, fresh: jax.Array) -> jax.Array:
+        def place(path: Any, fresh: Any) -> np.ndarray:
             source = found.get(_name(path))
-            return fresh if source is None else jax.device_put(arrays[source], fresh.sharding)
+            return np.asarray(fresh) if source is None else arrays[source]
 
         return jax.tree_util.tree_map_with_path(place, like)
 
@@ -260,8 +269,9 @@ class Checkpoints:
             if target is None:
                 arguments = ocp.args.PyTreeRestore()
             else:
-                placed = ocp.checkpoint_utils.construct_restore_args(target)
-                arguments = ocp.args.PyTreeRestore(item=target, restore_args=placed)
+                shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+                wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+                arguments = ocp.args.PyTreeRestore(item=shapes, restore_args=wanted)
             return self._arrays.restore(folder / "state", args=arguments)
         except Exception as error:  # it is as it was written, so orbax must have changed
             words = " ".join(str(error).split())[:300]

@@ -11,7 +11,7 @@ from flaxcifar import ops
 from flaxcifar.data.host import train_batches
 from flaxcifar.experiment import Experiment
 from flaxcifar.models.network import Network
-from flaxcifar.parallel import local_devices
+from flaxcifar.parallel import all_devices, own_rows
 from flaxcifar.step import Arrays
 from flaxcifar.summary import model_summary
 
@@ -25,8 +25,8 @@ class Dispatch:
     """Steps that the devices run in one call.
 
     Attributes:
-      batches: arrays [room, B, ...], of which the first `steps` count; those of the resident
-        pipeline have only the indices.
+      batches: arrays [room, b, ...], of which the first `steps` count: this process's rows of each
+        batch; those of the resident pipeline have only the indices.
       image_size: as `Recipe.image_size`.
     """
 
@@ -46,7 +46,7 @@ def room(experiment: Experiment) -> int:
         recipe = experiment.recipe
         flops = _training_flops(recipe.network, shape, recipe.frozen)
         step = flops * experiment.config.batch_size
-        budget = _CPU_FLOPS if on_cpu else _ACCELERATOR_FLOPS * len(local_devices())
+        budget = _CPU_FLOPS if on_cpu else _ACCELERATOR_FLOPS * len(all_devices())
         most = max(1, int(budget / step))
     return min(most, experiment.recipe.steps_per_epoch)
 
@@ -60,14 +60,14 @@ def _training_flops(network: Network, shape: tuple[int, ...], frozen: frozenset[
 def dispatches(experiment: Experiment, epoch: int, step: int) -> Iterator[Dispatch]:
     """Yields what is left of an epoch from `step`, counted from the start of the run, on."""
     begun = step - epoch * experiment.recipe.steps_per_epoch
-    indices = experiment.epoch_batches(epoch)[begun:]
+    own = own_rows(experiment.config.batch_size)
+    indices = experiment.epoch_batches(epoch)[begun:, own]
     if not len(indices):
         return
     most = room(experiment)
     host = None
     if experiment.config.data.pipeline == "host":
-        shard = (jax.process_index(), jax.process_count())
-        host = train_batches(experiment.dataset.train, indices, shard)
+        host = train_batches(experiment.dataset.train, indices)
     while len(indices):
         size = experiment.image_size(step)
         steps = 1

@@ -42,10 +42,11 @@ def make_evaluate(
     def evaluate(
         params: Arrays, batch_stats: Arrays, split: Split, indices: np.ndarray, views: str = "none"
     ) -> dict[str, dict[str, float]]:
-        compiled = _compiled(network, coarse, views, parallel.local_devices())
+        compiled = _compiled(network, coarse, views, parallel.all_devices())
         names = ("single",) if views == "none" else ("single", "augmented")
         metrics = parallel.replicate({name: Metrics.zero() for name in names})
-        for batch in eval_batches(split, indices, batch_size):
+        own = parallel.own_rows(batch_size)
+        for batch in eval_batches(split, indices, batch_size, own):
             between()
             metrics = compiled((params, batch_stats), normalization.arrays(), metrics, batch)
         values = {name: compute(metrics[name], coarse=coarse is not None) for name in names}

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: the step that is under way ends, the state is saved, the process exits.
 
-A second signal ends the process at once.
+A second signal ends the process at once. In a run of several processes JAX hears the SIGTERM, and
+SIGINT ends a process at once.
 """
 
 import contextlib
@@ -8,6 +9,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
 
 from flaxcifar.errors import RunError
 
@@ -41,6 +45,23 @@ class Interruption:
         os.write(2, b"\nflaxcifar: stopping after this step; once more to stop at once\n")
 
 
+class _Preemption(Interruption):
+    """A SIGTERM that any process of the run has received, heard by all at the same check.
+
+    JAX's preemption service listens for it and settles at which; the checks must come in the same
+    order in all processes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._checks = 0
+
+    def check(self) -> None:
+        self._checks += 1
+        if multihost_utils.reached_preemption_sync_point(self._checks):
+            raise Interrupted(signal.SIGTERM)
+
+
 # That of the main thread.
 _current: Interruption | None = None
 
@@ -52,6 +73,9 @@ def postponed() -> Iterator[Interruption]:
     They reach the main thread only: other threads see what comes while that is in here, too.
     """
     global _current
+    if jax.process_count() > 1:
+        yield _Preemption()
+        return
     if threading.current_thread() is not threading.main_thread():
         yield _current or Interruption()
         return

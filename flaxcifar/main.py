@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxcifar import cli, config, huge_pages
+from flaxcifar import cli, config, hosts, huge_pages
 from flaxcifar.errors import UserError
 from flaxcifar.workdir import fresh_workdir
 
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
         metavar="KEY=A,B",
         help="train every value of a config key; several times for all combinations",
     )
+    hosts.add_flags(parser)
     flags, overrides = parser.parse_known_args(argv)
     checked = config.load(flags.config, overrides)
     name = f"{Path(flags.config).stem}-{checked.data.name}"
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
     }
     if flags.seeds < 1:
         raise UserError(f"--seeds is {flags.seeds}; it must be at least 1")
+    hosts.start(flags)
     if flags.seeds > 1 or flags.sweep:
         from flaxcifar import sweep
 
@@ -65,7 +67,8 @@ def main(argv: list[str]) -> None:
 
     from flaxcifar.train import train_and_evaluate
 
-    train_and_evaluate(checked, flags.workdir or fresh_workdir(name), **options)
+    with hosts.ending_together():
+        train_and_evaluate(checked, flags.workdir or fresh_workdir(name), **options)
 
 
 def _load(path: str, overrides: Sequence[str], more: Sequence[str]) -> Any:

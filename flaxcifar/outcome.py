@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flaxcifar import __version__, console, ops
+from flaxcifar import __version__, console, hosts, ops, parallel
 from flaxcifar.checkpoint import Checkpoints
 from flaxcifar.config import to_json
 from flaxcifar.evaluate import Evaluate
 from flaxcifar.experiment import Experiment
 from flaxcifar.ledger import Ledger, config_changes
-from flaxcifar.parallel import per_device
 from flaxcifar.step import TrainState
 from flaxcifar.summary import model_summary
 from flaxcifar.workdir import read_json, write_json
@@ -35,8 +33,9 @@ def introduce(experiment: Experiment, step: int, workdir: Path) -> None:
     )
     console.say(
         f"{len(devices)} x {devices[0].device_kind}: batch {config.batch_size}, "
-        f"{per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an epoch, "
-        f"{experiment.total_steps:,} in all; {config.precision}, convolutions by {ops.chosen()}"
+        f"{parallel.per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an "
+        f"epoch, {experiment.total_steps:,} in all; {config.precision}, convolutions by "
+        f"{ops.chosen()}"
     )
     if recipe.frozen:
         flops = "training_flops_per_image"
@@ -80,9 +79,9 @@ def conclude(
     config, dataset = experiment.config, experiment.dataset
     params, batch_stats, row = state.eval_params, state.batch_stats, ledger.history[-1]
     if config.early_stopping.restore_best:
-        best, record = checkpoints.restore_best()
-        arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
-        params, batch_stats, row = arrays["params"], arrays["batch_stats"], record["history"][-1]
+        best, record = hosts.from_first(lambda: list(checkpoints.restore_best()))
+        best, row = parallel.replicate(best), record["history"][-1]
+        params, batch_stats = best["params"], best["batch_stats"]
     everything = np.arange(len(dataset.test.labels))
     test = evaluate(params, batch_stats, dataset.test, everything, config.test_views)
     _, totals = model_summary(

@@ -1,8 +1,9 @@
 """Data parallelism: the only place that knows about devices.
 
 A step function is written for one device's share of the batch; here it becomes a function of the
-global batch over all local devices. `jax.pmap` does it by default (it is built on jit and
-shard_map); `shard_map` is the same over an explicit mesh, which ahead-of-time compilation wants.
+batch over all devices. `jax.pmap` does it in one process (it is built on jit and shard_map);
+`shard_map` is the same over an explicit mesh, which several processes want, and ahead-of-time
+compilation. Each process brings its own rows of a batch.
 """
 
 import contextlib
@@ -24,10 +25,10 @@ _devices: contextvars.ContextVar[tuple[jax.Device, ...] | None] = contextvars.Co
 )
 
 
-def local_devices() -> tuple[jax.Device, ...]:
-    """Returns the devices of this process that a run in this thread uses: all of them, or those
-    that `using` names."""
-    return _devices.get() or tuple(jax.local_devices())
+def all_devices() -> tuple[jax.Device, ...]:
+    """Returns the devices that a run in this thread uses: those of all processes, process after
+    process, or those that `using` names."""
+    return _devices.get() or tuple(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
 
 
 @contextlib.contextmanager
@@ -43,23 +44,40 @@ def using(devices: Sequence[jax.Device]) -> Iterator[None]:
 
 def per_device(batch_size: int, name: str = "batch_size") -> int:
     """Returns one device's share of a global batch; raises UserError where it is not whole."""
-    devices = len(local_devices()) * jax.process_count()
-    if batch_size % devices:
-        down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
+    count = len(all_devices())
+    if batch_size % count:
+        down, up = batch_size // count * count, -(-batch_size // count) * count
         near = f"{down} or {up}" if down else f"{up}"
-        raise UserError(f"{name}={batch_size} does not divide over {devices} devices: take {near}")
-    return batch_size // devices
+        raise UserError(f"{name}={batch_size} does not divide over {count} devices: take {near}")
+    return batch_size // count
+
+
+def own_rows(batch_size: int) -> slice:
+    """Returns the rows of a global batch that this process brings."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Returns copies of the arrays of `tree` on all local devices, placed as steps return them.
+    """Returns copies of the arrays of `tree` on all devices, placed as steps return them.
 
     A step that is called with arrays placed in another way works, but is compiled once more.
     """
-    mesh = Mesh(np.array(devices or local_devices()), (AXIS,))
+    mesh = Mesh(np.array(devices or all_devices()), (AXIS,))
     placed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
     # The caller may donate the result: it must not share memory with `tree`.
     return jax.tree.map(jnp.copy, placed)
+
+
+def any_process(flag: bool) -> jax.Array:
+    """Returns whether the flag of any process is set, as a scalar that is equal in all of them.
+
+    It is computed after what the devices have in hand; nobody waits for it here.
+    """
+    mesh = Mesh(np.array(all_devices()), (AXIS,))
+    own = np.full(jax.local_device_count(), flag)
+    flags = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), own)
+    return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))(flags)
 
 
 def pmap(
@@ -70,7 +88,7 @@ def pmap(
     donate: Sequence[int] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
-    """Returns `step` over all local devices.
+    """Returns `step` over all devices.
 
     Args:
       step: takes `replicated` pytrees that every device sees whole, then a batch of which it sees
@@ -78,9 +96,13 @@ def pmap(
       replicated: the number of arguments before the batch.
       batch_axis: the axis of the batch's arrays that is split evenly.
       donate: the indices of arguments whose memory the results may take.
-      devices: the local devices by default.
+      devices: all by default.
     """
-    devices = list(devices or local_devices())
+    if jax.process_count() > 1:
+        return shard_map(
+            step, replicated=replicated, batch_axis=batch_axis, donate=donate, devices=devices
+        )
+    devices = list(devices or all_devices())
     mapped = jax.pmap(
         step,
         axis_name=AXIS,
@@ -110,7 +132,7 @@ def shard_map(
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
     """Returns the same function as `pmap` does, as one jitted shard_map over a mesh."""
-    devices = list(devices or local_devices())
+    devices = list(devices or all_devices())
     mesh = Mesh(np.array(devices), (AXIS,))
     batch = PartitionSpec(*(None,) * batch_axis, AXIS)
     specs = (PartitionSpec(),) * replicated + (batch,)
@@ -119,7 +141,14 @@ def shard_map(
     )
     shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
     jitted = jax.jit(sharded, in_shardings=shardings, donate_argnums=tuple(donate))
-    return _in_turn(jitted, devices)
+
+    def whole(own: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(shardings[-1], own)
+
+    def run(*args: Any) -> Any:
+        return jitted(*args[:-1], jax.tree.map(whole, args[-1]))
+
+    return _in_turn(run, devices)
 
 
 def _in_turn(run: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:

@@ -3,10 +3,12 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from flaxcifar import parallel
+from flaxcifar import hosts, parallel
 from flaxcifar.checkpoint import Checkpoints, NonFiniteError, Record
 from flaxcifar.errors import UserError
 from flaxcifar.experiment import Experiment
@@ -57,14 +59,22 @@ def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bo
         experiment.batch_stats,
         experiment.proxy,
     )
-    fresh = parallel.replicate({"state": fresh, "metrics": Metrics.zero()})
-    found = checkpoints.restore_latest(fresh, strict=strict, migrate=another_plan)
+    start = {"state": fresh, "metrics": Metrics.zero()}
+
+    def newest() -> dict[str, Any] | None:
+        found = checkpoints.restore_latest(start, strict=strict, migrate=another_plan)
+        if found is None:
+            return None
+        arrays, record = found
+        if record["fingerprint"] != experiment.dataset.fingerprint:
+            raise UserError("the dataset is not the one this run began with; nothing was changed")
+        return {"arrays": jax.tree.leaves(arrays), "record": record}
+
+    found = hosts.from_first(newest)
     if found is None:
-        return Run(**fresh, ledger=Ledger.start(experiment.config))
-    arrays, record = found
-    if record["fingerprint"] != experiment.dataset.fingerprint:
-        raise UserError("the dataset is not the one this run began with; nothing was changed")
-    return Run(**arrays, ledger=Ledger.from_record(record))
+        return Run(**parallel.replicate(start), ledger=Ledger.start(experiment.config))
+    arrays = jax.tree.unflatten(jax.tree.structure(start), found["arrays"])
+    return Run(**parallel.replicate(arrays), ledger=Ledger.from_record(found["record"]))
 
 
 def finite(

@@ -85,7 +85,7 @@ def run_all(runs: Sequence[Run], workdir: Path, **options: Any) -> None:
     A run whose loss is not finite is a result, too. Raises RunError where a run failed otherwise,
     after the others have ended.
     """
-    devices = parallel.local_devices()
+    devices = parallel.all_devices()
     with parallel.using(devices[:1]):
         for _, members in itertools.groupby(runs, key=lambda run: run.setting):
             build(next(members).config)  # what is wrong shows before the first run

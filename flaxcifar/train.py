@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcifar import console, parallel
+from flaxcifar import console, hosts, parallel
 from flaxcifar.checkpoint import Checkpoints, NonFiniteError
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
@@ -53,16 +54,24 @@ def train_and_evaluate(
       UserError: config, data, devices or workdir do not fit; nothing was written.
       RunError: the loss is no longer finite, a checkpoint cannot be written, or a signal came.
     """
-    workdir = Path(workdir)
-    changes = check_resumable(read_json(workdir / "config.json"), config, workdir, allow_change)
-    experiment = build(config)
-    prepare(workdir)
-    with locked(workdir), Checkpoints(workdir) as checkpoints, postponed() as interruption:
+    with contextlib.ExitStack() as stack:
+        workdir = stack.enter_context(hosts.own_workdir(Path(workdir)))
+        with hosts.together() as facts:
+            saved = read_json(workdir / "config.json")
+            changes = check_resumable(saved, config, workdir, allow_change)
+            experiment = build(config)
+            facts["config"] = json.dumps(to_json(config))
+            facts["dataset"] = experiment.dataset.fingerprint
+            prepare(workdir)
+            stack.enter_context(locked(workdir))
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        interruption = stack.enter_context(postponed())
         checkpoints.clean()
         run = resume_or_start(experiment, checkpoints, strict)
-        if is_finished(workdir, config):
+        if hosts.from_first(lambda: is_finished(workdir, config)):
             return run.state
-        check_space(workdir, checkpoints.space(run.state))
+        with hosts.together():
+            check_space(workdir, checkpoints.space(run.state))
         write_json(workdir / "config.json", to_json(config))
         introduce(experiment, run.step, workdir)
         for change in changes.values():
@@ -115,6 +124,7 @@ def train(
     dataset, validation_indices = experiment.dataset, experiment.validation_indices
     settings, ledger = experiment.config.checkpoint, run.ledger
     timetable = Timetable(settings.every_steps, settings.every_minutes, run.step)
+    decision = hosts.Decision()
     train_fn = make_train_fn(experiment)
     logbook = Logbook(workdir, ledger.history)
     progress = TrainingProgress(experiment.total_steps, experiment.total_epochs)
@@ -123,10 +133,11 @@ def train(
         arrays = {"state": run.state, "metrics": run.metrics}
         checkpoints.save_latest(run.step, arrays, ledger.record(experiment))
         timetable.saved(run.step)
+        decision.forget()
 
     def due(step: int) -> bool:
         interruption.check()
-        return timetable.due(step)
+        return decision(timetable.due(step))
 
     with contextlib.closing(logbook), progress:
         try:
@@ -172,7 +183,7 @@ def make_train_fn(experiment: Experiment) -> TrainFn:
         state: TrainState, metrics: Metrics, dispatch: Dispatch
     ) -> tuple[TrainState, Metrics]:
         recipe = dataclasses.replace(experiment.recipe, image_size=dispatch.image_size)
-        compiled = _compiled(recipe, parallel.local_devices())
+        compiled = _compiled(recipe, parallel.all_devices())
         count = np.int32(dispatch.steps)
         return compiled(hyperparams, state, metrics, split, count, dispatch.batches)
 

@@ -105,6 +105,6 @@ def test_the_choice_does_not_depend_on_the_number_of_devices(devices):
 
 
 def test_a_share_that_does_not_divide_over_the_devices_is_one_line(monkeypatch):
-    monkeypatch.setattr(parallel, "local_devices", lambda: tuple(jax.devices()[:8]))
+    monkeypatch.setattr(parallel, "all_devices", lambda: tuple(jax.devices()[:8]))
     with pytest.raises(UserError, match="selected examples=12 does not divide over 8 devices"):
         experiment.build(tiny.config(**CHANGES | {"selection.keep_percent": 75.0}))

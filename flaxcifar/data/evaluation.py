@@ -8,12 +8,13 @@ from flaxcifar.data.dataset import Split
 
 
 def eval_batches(
-    split: Split, indices: np.ndarray, batch_size: int
+    split: Split, indices: np.ndarray, batch_size: int, own: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the examples at `indices` [N] in that order, as batches of one shape.
 
     "image" uint8 [batch_size, H, W, 3], "label" int32 [batch_size], "mask" float32 [batch_size]:
-    1 for an example, 0 for the zeros that fill the last batch up.
+    1 for an example, 0 for the zeros that fill the last batch up. `own` are the rows of each batch
+    that are wanted.
     """
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
@@ -23,4 +24,4 @@ def eval_batches(
         image[: len(chosen)] = split.images[chosen]
         label[: len(chosen)] = split.labels[chosen]
         mask[: len(chosen)] = 1
-        yield {"image": image, "label": label, "mask": mask}
+        yield {"image": image[own], "label": label[own], "mask": mask[own]}

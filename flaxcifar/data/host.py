@@ -7,27 +7,16 @@ import numpy as np
 
 from flaxcifar.data.dataset import Split
 from flaxcifar.data.tensorflow import import_tensorflow
-from flaxcifar.errors import UserError
 
 _PREFETCHED_BATCHES = 4
 
 
-def train_batches(
-    split: Split, index_batches: np.ndarray, shard: tuple[int, int] = (0, 1)
-) -> Iterator[dict[str, np.ndarray]]:
+def train_batches(split: Split, index_batches: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of `index_batches`, int32 [steps, B], in that order.
 
-    "image" uint8 [b, H, W, 3], "label" int32 [b], "index" int32 [b] (the row of `index_batches`).
-    shard = (host, hosts): each host gets its own contiguous b = B / hosts of every batch.
-    Raises UserError where B is no multiple of the hosts.
+    "image" uint8 [B, H, W, 3], "label" int32 [B], "index" int32 [B] (the row of `index_batches`).
     """
-    host, hosts = shard
-    size = index_batches.shape[1]
-    if size % hosts:
-        raise UserError(f"batch_size {size} is no multiple of the {hosts} hosts")
-    rows = slice(host * size // hosts, (host + 1) * size // hosts)
-    dataset = _pipeline(split, np.ascontiguousarray(index_batches[:, rows]))
-    yield from dataset.as_numpy_iterator()
+    yield from _pipeline(split, np.ascontiguousarray(index_batches)).as_numpy_iterator()
 
 
 def _pipeline(split: Split, index_batches: np.ndarray):
