@@ -23,7 +23,7 @@ from flaxcifar.errors import RunError, UserError
 T = TypeVar("T")
 
 # Seconds: for all processes to come; after which a silent one counts as dead; for all to end.
-_STARTING, _SILENCE, _ENDING = 300, 30, 300
+_STARTING, SILENCE, _ENDING = 300, 30, 300
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def start(flags: argparse.Namespace) -> None:
         jax.distributed.initialize(
             *named,
             initialization_timeout=_STARTING,
-            heartbeat_timeout_seconds=_SILENCE,
+            heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=_ENDING,
         )
     except (RuntimeError, ValueError) as error:

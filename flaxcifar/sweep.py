@@ -86,6 +86,8 @@ def run_all(runs: Sequence[Run], workdir: Path, **options: Any) -> None:
     after the others have ended.
     """
     devices = parallel.all_devices()
+    if jax.process_count() > 1:
+        raise UserError("--seeds and --sweep train in one process: start each run by itself")
     with parallel.using(devices[:1]):
         for _, members in itertools.groupby(runs, key=lambda run: run.setting):
             build(next(members).config)  # what is wrong shows before the first run

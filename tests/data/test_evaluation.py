@@ -27,3 +27,14 @@ def test_every_example_counts_once(n, batch_size, seed):
     if n:
         np.testing.assert_array_equal(np.concatenate(seen), split.images[indices])
         np.testing.assert_array_equal(np.concatenate(labels), split.labels[indices])
+
+
+def test_processes_share_every_batch():
+    split = Split(np.zeros((10, 1, 1, 3), np.uint8), np.arange(10, dtype=np.int32))
+    whole = [batch["label"] for batch in eval_batches(split, np.arange(10), 8)]
+    parts = [
+        [batch["label"] for batch in eval_batches(split, np.arange(10), 8, slice(n, n + 4))]
+        for n in (0, 4)
+    ]
+    assert [part.shape for part in parts[0]] == [(4,), (4,)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)

@@ -10,7 +10,6 @@ from flaxcifar.data import resident
 from flaxcifar.data.dataset import Split
 from flaxcifar.data.host import train_batches
 from flaxcifar.data.order import epoch_indices
-from flaxcifar.errors import UserError
 
 # One process imports TensorFlow for all of them.
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -61,20 +60,6 @@ def test_resident_data_can_lie_on_every_device(split):
     device = resident.put(split, everywhere)
     assert device["image"].sharding.is_fully_replicated
     np.testing.assert_array_equal(device["image"], split.images)
-
-
-def test_hosts_share_every_batch(split, index_batches):
-    whole = list(train_batches(split, index_batches))
-    parts = [list(train_batches(split, index_batches, (host, 4))) for host in range(4)]
-    for step, batch in enumerate(whole):
-        joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
-        _assert_equal(joined, batch)
-        assert len(parts[0][step]["label"]) == 4
-
-
-def test_hosts_must_divide_the_batch(split, index_batches):
-    with pytest.raises(UserError, match="no multiple of the 3 hosts"):
-        next(train_batches(split, index_batches, (0, 3)))
 
 
 def test_an_epoch_can_start_anywhere_and_stop_early(split, index_batches):
