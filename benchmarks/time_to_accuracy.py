@@ -145,7 +145,7 @@ def run(
     workdir = caches / f"run-{state}"
     command = [sys.executable, "-m", "flaxcifar.main", "--config", str(path), *changes]
     command += [f"--config.seed={seed}", f"--config.data.cache_dir={caches / 'data'}"]
-    command += ["--workdir", str(workdir)]
+    command += ["--config.report=False", "--workdir", str(workdir)]
     environment = child_environment(Job("flaxcifar", threads=options.threads)) | {
         "JAX_COMPILATION_CACHE_DIR": str(caches / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from flaxcifar import cli, console, data, ops
 from flaxcifar import config as configs
 from flaxcifar.data.tensorflow import import_tensorflow
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.outcome import commit
 
 _LITTLE_SPACE = 2e9  # bytes: checkpoints of a VGG16 and a decoded CIFAR
 
@@ -163,18 +163,9 @@ def compiled(config: Any) -> Iterator[Finding]:
 
 def git(config: Any) -> Iterator[Finding]:
     """Says which commit results would be of."""
-
-    def ask(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    commit = ask("rev-parse", "--short", "HEAD")
-    if commit:
-        changed = " with changed files" if ask("status", "--porcelain", "--", ".") else ""
-        yield Finding("good", f"flaxcifar's commit {commit.strip()}{changed}")
+    found = commit()
+    if found:
+        yield Finding("good", f"flaxcifar's commit: {found}")
 
 
 CHECKS: tuple[Check, ...] = (

@@ -33,7 +33,7 @@ _ARGUMENTS = frozenset({"learning_rate", "momentum", "decay", "weight_decay"})
 # Sections and keys that the compiled steps do not depend on, or take as arguments.
 _NOT_COMPILED = (
     "seed data early_stopping checkpoint on_nonfinite init_from init_drop_head label_smoothing "
-    "eval_batch_size steps_per_dispatch test_views total_epochs total_steps"
+    "eval_batch_size report steps_per_dispatch test_views total_epochs total_steps"
 ).split()
 # Training images that a model may look at before the first step.
 _FITTED = 5000

@@ -74,6 +74,13 @@ def _launched() -> bool:
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    import jax
+
+    return jax.process_index() == 0
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Within, what goes wrong in one process alone ends it at once, and with it the others.

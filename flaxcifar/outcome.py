@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def conclude(
         "devices": [device.device_kind for device in jax.devices()],
         "convolution": ops.chosen(),
         "versions": versions(),
+        "commit": commit(),
         "validation": {
             name.removeprefix("validation_"): value
             for name, value in row.items()
@@ -124,7 +126,19 @@ def conclude(
     write_json(workdir / "summary.json", summary)
     show_results(summary)
     console.say(f"summary: {workdir / 'summary.json'}; checkpoints: {workdir / 'checkpoints'}")
+    if config.report and hosts.is_first():
+        _report(workdir)
     console.say(f"evaluate it again: python -m flaxcifar.evaluate --workdir {workdir}")
+
+
+def _report(workdir: Path) -> None:
+    from flaxcifar.report import write_report
+
+    try:
+        console.say(f"report: {write_report(workdir)}")
+    except Exception as error:  # the results are there already
+        words = " ".join(str(error).split())[:300]
+        console.say(f"the report was not written: {type(error).__name__}: {words}")
 
 
 def show_results(summary: dict[str, Any]) -> None:
@@ -143,6 +157,20 @@ def show_results(summary: dict[str, Any]) -> None:
         f"{console.clock_time(timing['total_seconds'])}, {timing['compile_seconds']:.1f} s of it "
         f"compilation; {timing['images_per_second']:,.0f} images/s"
     )
+
+
+def commit() -> str | None:
+    """Returns the commit that this code is of, None where it lies in no git repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ".")
+        return git("rev-parse", "--short", "HEAD") + (" with changed files" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def versions() -> dict[str, str]:

@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     command = [sys.executable, "-m", "flaxcifar.main", "--config", flags.config, *overrides]
     command += [
         f"--config.total_steps={flags.steps}",
+        "--config.report=False",
         f"--config.checkpoint.every_steps={max(1, flags.steps // 10)}",
     ]
     with contextlib.ExitStack() as stack:

@@ -72,6 +72,7 @@ def config(**changes):
     c.batch_size = 16
     c.eval_batch_size = 32
     c.total_epochs = 2
+    c.report = False
     # So that a run can be stopped after any step.
     c.steps_per_dispatch = 1
     c.optimizer = dict(name="sgd", learning_rate=0.05, momentum=0.9)

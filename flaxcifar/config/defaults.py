@@ -117,6 +117,8 @@ def default_config() -> ConfigDict:
     c.checkpoint.every_minutes = 10.0
     # Or when so many steps have passed; 0 = never.
     c.checkpoint.every_steps = 0
+    # Write report.html at the end: a page with curves, confusion, mistakes and more.
+    c.report = True
     # When the loss is no longer finite: "stop", or "rollback": go back to the last checkpoint with
     # half the learning rate, three times at most.
     c.on_nonfinite = "stop"

@@ -1,0 +1,57 @@
+"""Writes a run's report: python -m flaxcifar.report --workdir DIR [--output FILE]
+
+    python -m flaxcifar.report --workdir runs/first
+    python -m flaxcifar.report --compare runs/first runs/second --output comparison.html
+
+One file that needs no server and no network. A run that has not ended is shown as far as it is.
+"""
+
+import argparse
+from pathlib import Path
+
+from flaxcifar import console
+from flaxcifar.errors import UserError
+from flaxcifar.report import page
+from flaxcifar.report.details import read_details
+from flaxcifar.report.files import read_run
+from flaxcifar.workdir import write_text
+
+
+def write_report(workdir: Path, output: Path | None = None) -> Path:
+    """Writes the report of a run, by default as `report.html` in its workdir; returns its path.
+
+    Raises UserError where `workdir` is no run's, has no checkpoint, or its dataset is not there.
+    """
+    output = output or workdir / "report.html"
+    write_text(output, page.of_run(read_run(workdir), read_details(workdir)))
+    return output
+
+
+def write_comparison(workdirs: list[Path], output: Path) -> Path:
+    """Writes a page that shows runs side by side; returns its path."""
+    write_text(output, page.of_comparison([read_run(workdir) for workdir in workdirs]))
+    return output
+
+
+def main(argv: list[str]) -> None:
+    """Writes one page and says where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxcifar.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    runs = parser.add_mutually_exclusive_group(required=True)
+    runs.add_argument("--workdir", type=Path, help="the directory of a run")
+    runs.add_argument("--compare", type=Path, nargs="+", metavar="DIR", help="several of them")
+    parser.add_argument("--output", type=Path, help="default: report.html in the workdir")
+    flags = parser.parse_args(argv)
+    if flags.output and not flags.output.absolute().parent.is_dir():
+        raise UserError(f"--output: there is no folder {flags.output.absolute().parent}")
+    if flags.workdir:
+        written = write_report(flags.workdir, flags.output)
+    elif len(flags.compare) < 2:
+        raise UserError("--compare needs two runs at least")
+    else:
+        written = write_comparison(flags.compare, flags.output or Path("comparison.html"))
+    console.say(f"written: {written} ({written.stat().st_size / 1e6:.1f} MB)")

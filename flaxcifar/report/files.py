@@ -1,0 +1,64 @@
+"""What a run's own files say of it: its config, its rows, its results."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from flaxcifar.checkpoint import read_best
+from flaxcifar.config import default_config, to_json
+from flaxcifar.ledger import config_changes
+from flaxcifar.workdir import read_json
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+    """A run as its workdir has it; nothing is computed.
+
+    Attributes:
+      name: the last part of the workdir's path.
+      config: as config.json has it.
+      history, timing: the rows of metrics.jsonl and timing.jsonl.
+      summary: summary.json, None of a run that has not ended.
+    """
+
+    name: str
+    workdir: Path
+    config: Row
+    history: list[Row]
+    timing: list[Row]
+    summary: Row | None
+
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """Returns {key: (default, value)} of what the config sets to something else."""
+        return config_changes(to_json(default_config()), self.config)
+
+
+def read_run(workdir: Path) -> RunFiles:
+    """Returns what the files of `workdir` say; raises UserError where it is no run's."""
+    config = read_json(workdir / "config.json")
+    if config is None:
+        config = read_best(workdir)[1]["config"]  # or says what is wrong with the workdir
+    return RunFiles(
+        name=workdir.resolve().name,
+        workdir=workdir,
+        config=config,
+        history=_rows(workdir / "metrics.jsonl"),
+        timing=_rows(workdir / "timing.jsonl"),
+        summary=read_json(workdir / "summary.json"),
+    )
+
+
+def _rows(path: Path) -> list[Row]:
+    """Returns the whole lines of a file that may be missing or end within one."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
