@@ -39,20 +39,23 @@ class Predictor:
     Attributes:
       class_names: by label.
       image_size: height and width that images are resized to.
+      network, normalization, variables: the arguments of `compute_logits` before the images.
+      precision: "float32" or "bfloat16".
     """
 
     def __init__(
         self,
-        network: Network,
+        settings: Any,
         variables: tuple[dict[str, jax.Array], dict[str, jax.Array]],
         normalization: Normalization,
         class_names: Sequence[str],
-        image_size: int,
-        batch_size: int,
     ):
-        self.class_names, self.image_size = tuple(class_names), image_size
-        self._batch_size = batch_size
-        compiled = jax.jit(functools.partial(_probabilities, network, normalization))
+        self.class_names, self.image_size = tuple(class_names), settings.data.image_size
+        self.network, _ = make_network(settings, len(class_names))
+        self.normalization, self.variables = normalization, variables
+        self.precision = settings.precision
+        self._settings, self._batch_size = settings, settings.eval_batch_size
+        compiled = jax.jit(functools.partial(_probabilities, self.network, normalization))
         self._run = functools.partial(compiled, variables)
 
     @classmethod
@@ -64,16 +67,15 @@ class Predictor:
         best, record = read_best(workdir)
         settings = config.from_json(record["config"])
         choose_convolution(settings)
-        network, _ = make_network(settings, len(record["class_names"]))
         arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
-        return cls(
-            network,
-            (arrays["params"], arrays["batch_stats"]),
-            Normalization.from_json(record["normalization"]),
-            record["class_names"],
-            settings.data.image_size,
-            settings.eval_batch_size,
-        )
+        variables = (arrays["params"], arrays["batch_stats"])
+        normalization = Normalization.from_json(record["normalization"])
+        return cls(settings, variables, normalization, record["class_names"])
+
+    def in_float32(self) -> "Predictor":
+        """Returns the same model computing in float32, whatever it was trained in."""
+        settings = config.from_json(config.to_json(self._settings) | {"precision": "float32"})
+        return Predictor(settings, self.variables, self.normalization, self.class_names)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities, float32 [N, classes], of images uint8 [N, H, W, 3].
@@ -113,12 +115,16 @@ class Predictor:
         return np.asarray(self._run(filled))[: len(images)]
 
 
-def _probabilities(
+def compute_logits(
     network: Network, normalization: Normalization, variables: Any, images: jax.Array
 ) -> jax.Array:
+    """Returns float32 logits [N, classes] of images uint8 [N, H, W, 3] of the model's size."""
     normalized = normalization(images.astype(jnp.float32))
-    logits, _ = network.apply(*variables, normalized, None, train=False)
-    return jax.nn.softmax(logits)
+    return network.apply(*variables, normalized, None, train=False)[0]
+
+
+def _probabilities(*args: Any) -> jax.Array:
+    return jax.nn.softmax(compute_logits(*args))
 
 
 def find(names: Iterable[str]) -> list[Path]:

@@ -1,6 +1,14 @@
 """Operations that decide the speed of a model: its convolution."""
 
-from flaxcifar.ops.convolution import PATHS, available, chosen, convolution, missing, use
+from flaxcifar.ops.convolution import (
+    PATHS,
+    available,
+    chosen,
+    convolution,
+    missing,
+    use,
+    using,
+)
 from flaxcifar.ops.processor import has_bfloat16
 from flaxcifar.ops.self_test import self_test
 
@@ -13,4 +21,5 @@ __all__ = [
     "missing",
     "self_test",
     "use",
+    "using",
 ]

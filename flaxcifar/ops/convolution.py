@@ -9,11 +9,12 @@
 
 The path is chosen while a function is traced, by the default backend: XLA's convolution stays as it
 is elsewhere, forward-mode differentiation included. Whoever compiles for another platform than the
-one at hand calls `use("xla")`.
+one at hand says `with using("xla")`.
 """
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -76,6 +77,17 @@ def use(name: str = "auto") -> str:
         jax.clear_caches()  # what has been traced holds the other path
     _chosen = name
     return name
+
+
+@contextlib.contextmanager
+def using(name: str) -> Iterator[None]:
+    """Within, convolutions are traced by the path `name`; afterwards by the one before."""
+    before = chosen()
+    use(name)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def chosen() -> str:
