@@ -3,11 +3,19 @@
 import contextlib
 import contextvars
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 console = Console(highlight=False)
@@ -54,6 +62,49 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
+@contextlib.contextmanager
+def working(
+    title: str, total: int | None = None, interval: float = 30.0
+) -> Iterator[Callable[[int], None]]:
+    """Within, shows that something is under way, for how long and, given a total, how far it is.
+
+    Yields a function that is told what has been done since. On a terminal there is a bar, which
+    goes when it is done; else a line every `interval` seconds. What is done sooner says nothing.
+    """
+    live = console.is_terminal and not _name.get()
+    columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
+    if total is not None:
+        columns[1:1] = [BarColumn(), MofNCompleteColumn()]
+    bar = Progress(*columns, console=console, disable=not live, transient=True)
+    task = bar.add_task(title, total=total)
+    began = shown = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        bar.advance(task, count)
+        now = time.monotonic()
+        if not live and now - shown >= interval:
+            shown = now
+            of = "" if total is None else f" of {total:,}"
+            say(f"{title}: {done:,}{of} after {clock_time(now - began)}")
+
+    with bar:
+        yield advance
+    if not live and time.monotonic() - began >= interval:
+        say(f"{title}: done after {clock_time(time.monotonic() - began)}")
+
+
+class _TimeColumn(ProgressColumn):
+    """The time that is left; before there is an estimate, the time that has gone by."""
+
+    def render(self, task: Task) -> str:
+        if task.time_remaining is None or task.finished:
+            return clock_time(task.elapsed or 0)
+        return f"{clock_time(task.time_remaining)} left"
+
+
 class TrainingProgress:
     """Shows how far training is: a bar on a terminal, else a line every `interval` seconds.
 
@@ -71,7 +122,7 @@ class TrainingProgress:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            _TimeColumn(),
             console=console,
             # Several runs of a sweep may be under way; there can be one bar.
             disable=not self._live,

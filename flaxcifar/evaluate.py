@@ -46,9 +46,11 @@ def make_evaluate(
         names = ("single",) if views == "none" else ("single", "augmented")
         metrics = parallel.replicate({name: Metrics.zero() for name in names})
         own = parallel.own_rows(batch_size)
-        for batch in eval_batches(split, indices, batch_size, own):
-            between()
-            metrics = compiled((params, batch_stats), normalization.arrays(), metrics, batch)
+        with console.working("evaluating", len(indices)) as advance:
+            for batch in eval_batches(split, indices, batch_size, own):
+                between()
+                metrics = compiled((params, batch_stats), normalization.arrays(), metrics, batch)
+                advance(int(np.sum(batch["mask"])))
         values = {name: compute(metrics[name], coarse=coarse is not None) for name in names}
         if values["single"]["examples"] != len(indices):
             raise AssertionError(f"{values} were counted, not {len(indices)} examples")

@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
     checks = make_checks(predictor)
     for name in flags.format:
         path = folder / f"model.{name}"
-        with console.console.status(f"{name} ..."):
+        with console.working(f"exporting to {name}"):
             worst = export(predictor, name, path, checks)
         console.say(
             f"{path} ({path.stat().st_size / 1e6:.1f} MB): logits within {worst:.1e} of the model's"

@@ -85,7 +85,11 @@ class Predictor:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, 3]")
         images = resize_images(images, self.image_size)
-        found = [self._batch(images[n : n + self._batch_size]) for n in self._starts(len(images))]
+        found = []
+        with console.working("predicting", len(images)) as advance:
+            for start in self._starts(len(images)):
+                found.append(self._batch(images[start : start + self._batch_size]))
+                advance(len(found[-1]))
         return np.concatenate(found) if found else np.zeros((0, len(self.class_names)), np.float32)
 
     def files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | UserError]]:

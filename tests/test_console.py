@@ -1,4 +1,5 @@
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -38,6 +39,42 @@ def test_plain_lines_where_output_is_no_terminal(screen, monkeypatch):
     # 20 s for 10 steps leaves 160 s for the other 80.
     assert lines[1].endswith("0:02:40 left")
     assert "\x1b" not in out.getvalue()
+
+
+def test_work_that_takes_long_says_so_in_lines(screen, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    out = screen(terminal=False)
+    with console.working("decoding", 100) as advance:
+        for _ in range(4):
+            now[0] += 16.0
+            advance(25)
+    assert out.getvalue().splitlines() == [
+        "decoding: 50 of 100 after 0:00:32",
+        "decoding: 100 of 100 after 0:01:04",
+        "decoding: done after 0:01:04",
+    ]
+    out = screen(terminal=False)
+    with console.working("evaluating", 10) as advance:
+        now[0] += 2.0
+        advance(10)
+    assert not out.getvalue()
+
+
+def test_work_has_a_bar_on_a_terminal_even_within_training(screen):
+    out = screen(terminal=True)
+    with TrainingProgress(total_steps=100, total_epochs=4):
+        with console.working("evaluating", 40) as advance:
+            advance(40)
+            time.sleep(0.3)  # the screen is drawn ten times a second
+    text = out.getvalue()
+    assert "evaluating" in text and "40/40" in text
+
+
+def test_an_error_within_work_is_raised(screen):
+    screen(terminal=True)
+    with pytest.raises(ValueError, match="broken"), console.working("decoding"):
+        raise ValueError("broken")
 
 
 def test_a_bar_on_a_terminal(screen):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flaxcifar import console
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.source import Source, content_key
 from flaxcifar.errors import UserError
@@ -37,7 +38,8 @@ def cached(source: Source, cache_dir: str) -> Dataset:
     entry = directory / f"{re.sub(r'[^A-Za-z0-9]', '-', source.name)}-{key[:24]}"
     dataset = _read(entry)
     if dataset is None:
-        decoded = source.decode()
+        with console.working(f"decoding {source.name}, once"):
+            decoded = source.decode()
         with _writing(directory):
             _write(entry, decoded)
         del decoded

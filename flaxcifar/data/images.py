@@ -8,6 +8,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 from PIL import Image, ImageOps
 
+from flaxcifar import console
 from flaxcifar.errors import UserError
 
 
@@ -22,11 +23,15 @@ def read_images(paths: Sequence[PathLike], size: int) -> np.ndarray:
     def read(position: int) -> None:
         images[position] = _read_image(paths[position], size)
 
-    with catch_warnings(), ThreadPoolExecutor(cpu_count()) as pool:
+    with (
+        catch_warnings(),
+        ThreadPoolExecutor(cpu_count()) as pool,
+        console.working("images", len(paths)) as advance,
+    ):
         simplefilter("error", Image.DecompressionBombWarning)
         try:
             for _ in pool.map(read, range(len(paths))):
-                pass
+                advance(1)
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxcifar import console
 from flaxcifar.data.dataset import Dataset, Split, superclasses
 from flaxcifar.data.tensorflow import failure, import_tensorflow, import_tfds
 from flaxcifar.errors import UserError
@@ -91,9 +92,11 @@ def _read(builder: Any, name: str, image_size: int) -> tuple[Split, np.ndarray |
     # TFDS itself raises an error where the files hold another number of examples.
     dataset = builder.as_dataset(split=name, shuffle_files=False)
     dataset = dataset.map(convert, num_parallel_calls=os.cpu_count()).batch(_BATCH).prefetch(2)
-    for batch in dataset.as_numpy_iterator():
-        rows = slice(read, read + len(batch["image"]))
-        images[rows] = batch["image"]  # one channel is repeated for all three
-        labels[:, rows] = [batch[key] for key in keys]
-        read = rows.stop
+    with console.working(f"{name} images", count) as advance:
+        for batch in dataset.as_numpy_iterator():
+            rows = slice(read, read + len(batch["image"]))
+            images[rows] = batch["image"]  # one channel is repeated for all three
+            labels[:, rows] = [batch[key] for key in keys]
+            read = rows.stop
+            advance(len(batch["image"]))
     return Split(images, labels[0]), labels[1] if len(keys) == 2 else None

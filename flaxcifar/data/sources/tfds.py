@@ -6,6 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from flaxcifar import console
 from flaxcifar.data.prepared import read_prepared
 from flaxcifar.data.source import Source
 from flaxcifar.data.tensorflow import failure, import_tfds
@@ -62,6 +63,7 @@ def _prepared(data_dir: Path, path: str, version: str | None) -> Path | None:
 def _download(name: str, data_dir: Path) -> Path:
     """Has TFDS download and prepare the dataset; it does so under another name until it is done."""
     tfds = import_tfds()
+    console.say(f"{name} is not in {data_dir}: downloading it there")
     try:
         from tensorflow_datasets.core.download import downloader
 
