@@ -103,16 +103,17 @@ class Ledger:
 
 def config_changes(saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted key: (saved value, new value)} of a config.json against a config."""
-    old, new = _flat(to_json(saved)), _flat(to_json(config))
+    old, new = flatten(to_json(saved)), flatten(to_json(config))
     keys = sorted({*old, *new})
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted key: value} of a config's plain dicts."""
     flat = {}
     for key, value in section.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
@@ -127,7 +128,7 @@ def check_resumable(
     is allowed need not differ: the same command resumes a run that it has changed.
     """
     changes = config_changes(saved or config, config)
-    known = _flat(to_json(config))
+    known = flatten(to_json(config))
     for key in allowed:
         if key not in known and key not in changes:
             raise UserError(f"--allow_change names no key: {key!r}{suggestion(key, [*known])}")

@@ -132,10 +132,10 @@ def conclude(
 
 
 def _report(workdir: Path) -> None:
-    from flaxcifar.report import write_report
+    from flaxcifar.report import conclude_report
 
     try:
-        console.say(f"report: {write_report(workdir)}")
+        console.say(f"report: {conclude_report(workdir)}")
     except Exception as error:  # the results are there already
         words = " ".join(str(error).split())[:300]
         console.say(f"the report was not written: {type(error).__name__}: {words}")

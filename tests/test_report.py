@@ -132,6 +132,27 @@ def test_pictures_are_the_raw_images(workdir):
     np.testing.assert_array_equal(first[:8, :8], train[0])
 
 
+def test_tensorboard_has_pictures_and_results(workdir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir / "tensorboard"), {"images": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    names = {"test/mistakes", "test/any", "train/augmented", "filters", "test/confusion"}
+    assert set(tags["images"]) == names
+    assert any(tag.startswith("_hparams_") for tag in events.summary_metadata)
+    picture = events.Images("test/any")[0]
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+    some = np.random.default_rng(0).permutation(50)[:48]
+    np.testing.assert_array_equal(pixels[8:16, 16:24], dataset().test.images[some[10]])
+    summary = json.loads((workdir / "summary.json").read_text())
+    (found,) = events.Scalars("final/accuracy")
+    assert found.value == pytest.approx(summary["test"]["accuracy"])
+    for tag in tags["scalars"]:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+
+
 def test_what_is_frozen_is_marked(workdir):
     table = (workdir / "report.html").read_text().split("<h2>Model</h2>")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
@@ -170,7 +191,7 @@ def test_a_failing_report_loses_nothing(tmp_path, monkeypatch, capsys):
     def fail(workdir):
         raise RuntimeError("no room\nfor it")
 
-    monkeypatch.setattr("flaxcifar.report.write_report", fail)
+    monkeypatch.setattr("flaxcifar.report.conclude_report", fail)
     train_and_evaluate(tiny.config(report=True, total_steps=2), tmp_path)
     assert "the report was not written: RuntimeError: no room for it" in capsys.readouterr().out
     assert (tmp_path / "summary.json").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flaxcifar import console
 from flaxcifar.errors import UserError
-from flaxcifar.report import page
+from flaxcifar.report import page, tensorboard
 from flaxcifar.report.details import read_details
 from flaxcifar.report.files import read_run
 from flaxcifar.workdir import write_text
@@ -24,6 +24,15 @@ def write_report(workdir: Path, output: Path | None = None) -> Path:
     """
     output = output or workdir / "report.html"
     write_text(output, page.of_run(read_run(workdir), read_details(workdir)))
+    return output
+
+
+def conclude_report(workdir: Path) -> Path:
+    """Writes the report of a run that has ended, and its pictures and results to TensorBoard."""
+    run, details = read_run(workdir), read_details(workdir)
+    output = workdir / "report.html"
+    write_text(output, page.of_run(run, details))
+    tensorboard.write(run, details)
     return output
 
 

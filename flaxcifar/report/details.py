@@ -1,13 +1,10 @@
 """What has to be computed for a report: predictions, filters, augmented images."""
 
-import base64
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from flaxcifar import config, data
 from flaxcifar.augment import make_augment
@@ -36,9 +33,9 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side in one PNG, as a data URI, and a tile for each."""
+    """Pictures, uint8 [N, H, W, 3] as the dataset has them, and a tile for each."""
 
-    sheet: str
+    images: np.ndarray
     tiles: list[Tile]
 
 
@@ -50,8 +47,9 @@ class Details:
       step: that of the checkpoint.
       matrix: int64 [classes, classes], rows are labels.
       confused: (label, prediction, examples), the commonest first.
-      filters, augmented: pictures as data URIs; no filters where the first layer has none of
-        colours. The augmented ones are of the first training images, in four epochs.
+      augmented: pictures, uint8 [H, W, 3]: a column for each of some training images, as it is and
+        as the first epochs see it.
+      filters: a picture of the kernels that see colours, None where the first layer has none.
     """
 
     step: int
@@ -61,8 +59,8 @@ class Details:
     calibration: Calibration
     mistakes: Gallery
     random: Gallery
-    augmented: str
-    filters: str
+    augmented: np.ndarray
+    filters: np.ndarray | None
     layers: list[Row]
 
 
@@ -93,7 +91,7 @@ def read_details(workdir: Path) -> Details:
             )
             for n in indices
         ]
-        return Gallery(_sheet(dataset.test.images[indices], len(indices)), tiles)
+        return Gallery(dataset.test.images[indices], tiles)
 
     return Details(
         step=record["history"][-1]["step"],
@@ -109,8 +107,7 @@ def read_details(workdir: Path) -> Details:
     )
 
 
-def _augmented(settings: Any, dataset: Dataset, images: int = 12, epochs: int = 4) -> str:
-    """Returns a picture: a column for each image, as it is and as the first epochs saw it."""
+def _augmented(settings: Any, dataset: Dataset, images: int = 12, epochs: int = 4) -> np.ndarray:
     index = np.linspace(0, len(dataset.train) - 1, images).astype(np.int32)
     originals = dataset.train.images[index]
     augment = make_augment(settings.augment, originals.shape[1:])
@@ -118,21 +115,21 @@ def _augmented(settings: Any, dataset: Dataset, images: int = 12, epochs: int = 
     for epoch in range(epochs):
         seen = np.asarray(augment(originals, index, settings.seed, epoch))
         rows.append(np.clip(np.round(seen), 0, 255).astype(np.uint8))
-    return _sheet(np.concatenate(rows), images)
+    return sheet(np.concatenate(rows), images)
 
 
-def _filters(params: dict[str, np.ndarray]) -> str:
-    """Returns a picture of the kernels that see colours, each stretched to the full range."""
+def _filters(params: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Returns the kernels, each stretched to the full range."""
     kernels = [x for x in params.values() if x.ndim == 4 and x.shape[2] == 3 and x.shape[0] > 1]
     if not kernels:
-        return ""
+        return None
     filters = np.moveaxis(np.asarray(kernels[0], np.float32), 3, 0)
     low = filters.min(axis=(1, 2, 3), keepdims=True)
     high = filters.max(axis=(1, 2, 3), keepdims=True)
     pixels = np.round(255 * (filters - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
     # A border between neighbours, where images have a caption.
     bordered = np.pad(pixels, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=127)
-    return _sheet(bordered, 16)
+    return sheet(bordered, 16)
 
 
 def _layers(settings: Any, dataset: Dataset, params: dict[str, np.ndarray]) -> list[Row]:
@@ -143,15 +140,11 @@ def _layers(settings: Any, dataset: Dataset, params: dict[str, np.ndarray]) -> l
     return layer_rows(network, dataset.train.images.shape[1:], frozen)
 
 
-def _sheet(images: np.ndarray, columns: int) -> str:
-    """Returns images, uint8 [N, H, W, 3], row by row in one PNG, as a data URI; "" for none."""
-    if not len(images):
-        return ""
+def sheet(images: np.ndarray, columns: int) -> np.ndarray:
+    """Returns images, uint8 [N, H, W, 3], row by row in one picture, uint8 [h, w, 3]."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)
     filled = np.zeros((rows * columns, height, width, 3), np.uint8)
     filled[:count] = images
     whole = filled.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    file = io.BytesIO()
-    Image.fromarray(whole.reshape(rows * height, columns * width, 3)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return whole.reshape(rows * height, columns * width, 3)

@@ -1,5 +1,7 @@
 """The pages as text: HTML from what was collected; `report.js` draws what moves."""
 
+import base64
+import io
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -8,9 +10,10 @@ from string import Template
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from flaxcifar.console import clock_time, percent
-from flaxcifar.report.details import Details, Gallery
+from flaxcifar.report.details import Details, Gallery, sheet
 from flaxcifar.report.files import RunFiles
 
 # Figure's title, keys of the rows, unit.
@@ -229,21 +232,30 @@ def _gallery(gallery: Gallery, name: str) -> str:
             f'<li><span class="picture {name}" style="background-position: {place:.4f}% 0"></span>'
             f'<span class="{verdict}">{words}</span>{truth}</li>'
         )
-    style = f".{name} {{ background: url({gallery.sheet}) 0 0 / {100 * count}% 100%; }}"
+    pictures = sheet(gallery.images, count)
+    style = f".{name} {{ background: url({_png(pictures)}) 0 0 / {100 * count}% 100%; }}"
     return f'<style>{style}</style>\n<ul class="gallery">{"".join(items)}</ul>'
 
 
 def _pictures(details: Details) -> str:
     found = (
         "<h3>Training images, as they are and as the first four epochs see them</h3>\n"
-        f'<img class="pixels" src="{details.augmented}" alt="Augmented training images">'
+        f'<img class="pixels" src="{_png(details.augmented)}" alt="Augmented training images">'
     )
-    if details.filters:
+    if details.filters is not None:
         found += (
             "\n<h3>Filters of the first layer</h3>\n<p class='note'>Each stretched to the full "
-            f'range of colours.</p>\n<img class="pixels" src="{details.filters}" alt="Filters">'
+            "range of colours.</p>\n"
+            f'<img class="pixels" src="{_png(details.filters)}" alt="Filters">'
         )
     return found
+
+
+def _png(pixels: np.ndarray) -> str:
+    """Returns a picture, uint8 [H, W, 3], as the address of an image that holds it."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _model(details: Details) -> str:
