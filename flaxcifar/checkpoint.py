@@ -43,6 +43,12 @@ def describe_difference(saved: dict[str, str], expected: dict[str, str]) -> str:
     return "; ".join(lines[:5]) + more
 
 
+def space(state: Any) -> int:
+    """Returns how many bytes the checkpoints of such a state take at most."""
+    # While the newest is written the ones before are kept, and a best beside each.
+    return 2 * (_KEEP + 1) * sum(x.nbytes for x in jax.tree.leaves(state))
+
+
 class Checkpoints:
     """The checkpoints of one workdir; a thread brings them to disk while training goes on."""
 
@@ -68,11 +74,6 @@ class Checkpoints:
         """Removes what a killed run left half-written; only for the one run that may write here."""
         self._latest.clean()
         self._best.clean()
-
-    def space(self, state: Any) -> int:
-        """Returns how many bytes the checkpoints of such a state take at most."""
-        # While the newest is written the ones before are kept, and a best beside each.
-        return 2 * (_KEEP + 1) * sum(x.nbytes for x in jax.tree.leaves(state))
 
     def save_latest(self, step: int, state: Any, record: Record) -> None:
         """Starts to save a pytree of arrays as the newest state; the arrays may be donated then.

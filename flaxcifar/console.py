@@ -197,6 +197,14 @@ def results_table(title: str, results: Mapping[str, Mapping[str, float] | None])
     return table
 
 
+def plan_table(rows: Sequence[tuple[str, str]]) -> Table:
+    """Returns a table of names and words."""
+    table = Table(title="Plan", title_justify="left", show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def sweep_table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> Table:
     """Returns the accuracies of every setting as mean, deviation and 95 % confidence interval."""
     table = Table(title="accuracy: mean ± deviation [95 % interval] over seeds")

@@ -45,6 +45,9 @@ def main(argv: list[str]) -> None:
         metavar="KEY=A,B",
         help="train every value of a config key; several times for all combinations",
     )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the plan, with times; write nothing"
+    )
     hosts.add_flags(parser)
     flags, overrides = parser.parse_known_args(argv)
     checked = config.load(flags.config, overrides)
@@ -63,6 +66,12 @@ def main(argv: list[str]) -> None:
         runs = sweep.plan(load, [sweep.parse_axis(text) for text in flags.sweep], flags.seeds)
         workdir = Path(flags.workdir or fresh_workdir(f"{name}-sweep"))
         sweep.run_all(runs, workdir, **options)
+        return
+
+    if flags.dry_run:
+        from flaxcifar.dry_run import dry_run
+
+        dry_run(checked, Path(flags.workdir or fresh_workdir(name)))
         return
 
     from flaxcifar.train import train_and_evaluate

@@ -41,6 +41,18 @@ class Run:
         self.state = self.state.replace(learning_rate_scale=scale)
 
 
+def start(experiment: Experiment) -> dict[str, Any]:
+    """Returns {"state", "metrics"} before the first step, not yet on the devices."""
+    state = create_state(
+        experiment.recipe,
+        experiment.hyperparams,
+        experiment.params,
+        experiment.batch_stats,
+        experiment.proxy,
+    )
+    return {"state": state, "metrics": Metrics.zero()}
+
+
 def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bool) -> Run:
     """Returns the run as the newest checkpoint has it, or before the first step.
 
@@ -52,17 +64,10 @@ def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bo
         # By the checkpoint's own config: the workdir's is newer until the first save under it.
         return "param_groups" in config_changes(record["config"], experiment.config)
 
-    fresh = create_state(
-        experiment.recipe,
-        experiment.hyperparams,
-        experiment.params,
-        experiment.batch_stats,
-        experiment.proxy,
-    )
-    start = {"state": fresh, "metrics": Metrics.zero()}
+    fresh = start(experiment)
 
     def newest() -> dict[str, Any] | None:
-        found = checkpoints.restore_latest(start, strict=strict, migrate=another_plan)
+        found = checkpoints.restore_latest(fresh, strict=strict, migrate=another_plan)
         if found is None:
             return None
         arrays, record = found
@@ -72,8 +77,8 @@ def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bo
 
     found = hosts.from_first(newest)
     if found is None:
-        return Run(**parallel.replicate(start), ledger=Ledger.start(experiment.config))
-    arrays = jax.tree.unflatten(jax.tree.structure(start), found["arrays"])
+        return Run(**parallel.replicate(fresh), ledger=Ledger.start(experiment.config))
+    arrays = jax.tree.unflatten(jax.tree.structure(fresh), found["arrays"])
     return Run(**parallel.replicate(arrays), ledger=Ledger.from_record(found["record"]))
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from flaxcifar import console, hosts, parallel
-from flaxcifar.checkpoint import Checkpoints, NonFiniteError
+from flaxcifar.checkpoint import Checkpoints, NonFiniteError, space
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data import resident
@@ -71,7 +71,7 @@ def train_and_evaluate(
         if hosts.from_first(lambda: is_finished(workdir, config)):
             return run.state
         with hosts.together():
-            check_space(workdir, checkpoints.space(run.state))
+            check_space(workdir, space(run.state))
         write_json(workdir / "config.json", to_json(config))
         introduce(experiment, run.step, workdir)
         for change in changes.values():
