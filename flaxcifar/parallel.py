@@ -32,10 +32,14 @@ def local_devices() -> tuple[jax.Device, ...]:
 
 @contextlib.contextmanager
 def using(devices: Sequence[jax.Device]) -> Iterator[None]:
-    """Within, this thread's runs use these devices and no others of this process."""
+    """Within, this thread's runs use these devices and no others of this process.
+
+    They may be a topology's that is compiled for and not there.
+    """
     token = _devices.set(tuple(devices))
+    there = devices[0] in jax.local_devices()
     try:
-        with jax.default_device(devices[0]):
+        with jax.default_device(devices[0]) if there else contextlib.nullcontext():
             yield
     finally:
         _devices.reset(token)

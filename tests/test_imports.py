@@ -10,8 +10,9 @@ ROOT = Path(__file__).parent.parent / "flaxcifar"
 
 # Each module may import modules of its own layer's predecessors only; leaves share the first.
 LAYERS = (
-    "leaves step experiment dispatch evaluate predict ledger run outcome train sweep main".split()
-)
+    "leaves step experiment dispatch evaluate predict estimate abstract aot ledger run outcome "
+    "train sweep main"
+).split()
 
 
 def modules():
