@@ -10,7 +10,8 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
-    r"(?:calls|body|branch_computations|called_computations)=\{?([^,}]*[^}]*?)\}?,"
+    r"(?:calls|body|to_apply|branch_computations|true_computation|false_computation)="
+    r"(\{[^}]*\}|%?[\w.\-]+)"
 )
 _COLLECTIVES = (
     "all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute",
@@ -41,9 +42,8 @@ class Instruction:
     @property
     def bytes(self) -> int:
         """Of the result, all parts of a tuple together, without the padding of its layout."""
-        return sum(
-            _item_bytes(kind) * math.prod(_sizes(s)) for kind, s in _ARRAY.findall(self.shape)
-        )
+        arrays = _ARRAY.findall(self.shape)
+        return math.ceil(sum(_item_bytes(kind) * math.prod(_sizes(size)) for kind, size in arrays))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -105,7 +105,8 @@ class Program:
         for line in text.splitlines():
             if heading := _COMPUTATION.match(line):
                 current = self.computations[heading[2]] = []
-                self.step = heading[2]  # the entry comes last
+                if heading[1]:
+                    self.step = heading[2]
             elif found := _INSTRUCTION.match(line):
                 name, shape, opcode, rest = found.groups()
                 end = _closing(rest)
@@ -134,7 +135,7 @@ class Program:
         for line, times in self.scheduled():
             opcode = line.opcode.removesuffix("-start")
             if opcode in _COLLECTIVES:
-                size = line.bytes if opcode == "all-reduce" else self._operand_bytes(line)
+                size = sum(self._by_name[name].bytes for name in line.operands)
                 found += times * [Collective(opcode, size, opcode != line.opcode)]
         return found
 
@@ -144,8 +145,7 @@ class Program:
             f"{line.opcode} {line.name}"
             for lines in self.computations.values()
             for line in lines
-            if line.opcode in _HOST
-            or (line.opcode == "custom-call" and re.search(r"(?i)callback|host", line.attributes))
+            if line.opcode.removesuffix("-done") in _HOST or _calls_host(line)
         ]
 
     def products(self) -> list[Product]:
@@ -180,9 +180,6 @@ class Program:
     def _by_name(self) -> dict[str, Instruction]:
         return {line.name: line for lines in self.computations.values() for line in lines}
 
-    def _operand_bytes(self, line: Instruction) -> int:
-        return sum(self._by_name[name].bytes for name in line.operands)
-
     def _products_of(self, line: Instruction) -> list[Product]:
         if line.opcode == "fusion":
             inside = (inner for name in _called(line) for inner in self.computations[name])
@@ -196,6 +193,11 @@ class Program:
         return [
             Product(math.prod(output.values()) // output["f"], math.prod(kernel.values()), columns)
         ]
+
+
+def _calls_host(line: Instruction) -> bool:
+    target = re.search(r'custom_call_target="[^"]*(callback|host)', line.attributes, re.IGNORECASE)
+    return bool(target) or "S(5)" in line.shape  # the memory of the host
 
 
 def _called(line: Instruction) -> list[str]:
