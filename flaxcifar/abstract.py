@@ -76,8 +76,9 @@ def training(exp: Experiment) -> Lowered:
     steps, batch = room(exp), config.batch_size
     batches, split = {"index": _array((steps, batch), jnp.int32)}, {}
     if config.data.pipeline == "resident":
-        split = {"image": _array(train.images.shape, jnp.uint8)}
-        split["label"] = _array(train.labels.shape, jnp.int32)
+        count, height, width, colours = train.images.shape
+        split = {"image": _array((count, height, width * colours), jnp.uint8)}
+        split["label"] = _array((count,), jnp.int32)
     else:
         batches["image"] = _array((steps, batch, *train.images.shape[1:]), jnp.uint8)
         batches["label"] = _array((steps, batch), jnp.int32)
