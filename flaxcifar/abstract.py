@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,9 +77,9 @@ def training(exp: Experiment) -> Lowered:
     steps, batch = room(exp), config.batch_size
     batches, split = {"index": _array((steps, batch), jnp.int32)}, {}
     if config.data.pipeline == "resident":
-        count, height, width, colours = train.images.shape
-        split = {"image": _array((count, height, width * colours), jnp.uint8)}
-        split["label"] = _array((count,), jnp.int32)
+        pixels = math.prod(train.images.shape[1:])
+        split = {"image": _array((len(train), pixels), jnp.uint8)}
+        split["label"] = _array((len(train),), jnp.int32)
     else:
         batches["image"] = _array((steps, batch, *train.images.shape[1:]), jnp.uint8)
         batches["label"] = _array((steps, batch), jnp.int32)

@@ -1,5 +1,7 @@
 """The resident pipeline: the whole split lies on the device, batches are gathered there."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -9,11 +11,11 @@ from flaxcifar.data.dataset import Split
 def put(split: Split, device: jax.Device | jax.sharding.Sharding | None = None) -> dict:
     """Returns what `gather` takes, on `device` (None: JAX's default).
 
-    That is "image", uint8 [N, H, W * 3], and "label", int32 [N].
+    That is "image", uint8 [N, S * S * 3], of images S x S, and "label", int32 [N].
     """
-    # A TPU fills the last axis up to 128: three colours alone would take 40 times their memory,
-    # or be copied into another layout by every dispatch.
-    rows = split.images.reshape(*split.images.shape[:2], -1)
+    # An image is a row, as a TPU fills the last two axes up to 32 x 128: of images in four axes
+    # every dispatch would make a copy, four times as large, to gather from.
+    rows = split.images.reshape(len(split), -1)
     return jax.device_put({"image": rows, "label": split.labels}, device)
 
 
@@ -24,5 +26,5 @@ def gather(resident: dict, index: jax.Array) -> dict:
     """
     # Clipping is the cheapest of the defined ways to treat an index that never comes.
     batch = {key: jnp.take(array, index, axis=0, mode="clip") for key, array in resident.items()}
-    images = batch["image"]
-    return batch | {"image": images.reshape(*images.shape[:2], -1, 3), "index": index}
+    size = math.isqrt(batch["image"].shape[-1] // 3)
+    return batch | {"image": batch["image"].reshape(-1, size, size, 3), "index": index}
