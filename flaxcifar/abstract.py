@@ -55,6 +55,8 @@ def blank(name: str, size: int, classes: int | None, examples: int | None) -> Da
         raise UserError(f"dataset {name!r} is not looked at: give its --classes and --examples")
     train, test, labels, groups = known or (examples, examples, classes, 0)
     train, labels, groups = examples or train, classes or labels, 0 if classes else groups
+    if min(train, labels) < 1:
+        raise UserError("--classes and --examples must be at least 1")
 
     def split(count: int) -> Split:
         images = np.broadcast_to(np.uint8(0), (count, size, size, 3))

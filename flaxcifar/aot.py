@@ -76,6 +76,7 @@ def examine(step: abstract.Lowered, part: Slice, keep: Path | None = None) -> es
 
     Raises RunError where it does not fit the chip.
     """
+    console.say(f"compiling the {step.kind} step for {part.name}: this may take minutes")
     begun = time.monotonic()
     try:
         compiled = step.lower().compile()
@@ -134,6 +135,16 @@ def show(found: estimate.Figures, part: Slice, title: str) -> None:
         console.say(f"{found['step']}: {line}")
 
 
+def show_largest(largest: int | None, found: estimate.Figures, more: estimate.Figures) -> None:
+    """Prints the largest batch and the two figures that it is estimated from."""
+    sizes = " and ".join(f"{one['memory_bytes'] / 2**20:,.0f} MiB" for one in (found, more))
+    basis = f"{found['batch']:,} and {more['batch']:,} images take {sizes}"
+    if largest is None:
+        console.say(f"largest batch: no estimate, as memory does not grow with it ({basis})")
+    else:
+        console.say(f"largest batch (an estimate: a line through two): {largest:,} ({basis})")
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:,.3f} ms"
 
@@ -158,12 +169,9 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         largest = None
         if flags.largest_batch:
             config.batch_size *= 4
-            other = examine(abstract.training(experiment.build(config, dataset)), part)
-            largest = estimate.largest_batch(part, results[0], other)
-            console.say(
-                f"largest batch that fits: {largest and f'{largest:,}'} (an estimate: memory at "
-                f"{results[0]['batch']:,} and {other['batch']:,} images, and a line through them)"
-            )
+            more = examine(abstract.training(experiment.build(config, dataset)), part)
+            largest = estimate.largest_batch(part, results[0], more)
+            show_largest(largest, results[0], more)
     packages = ("jax", "jaxlib", "libtpu")
     return {
         "config": flags.config,
@@ -194,6 +202,8 @@ def main(argv: list[str]) -> None:
     flags, overrides = parser.parse_known_args(argv)
     if flags.keep and not flags.keep.is_dir():
         raise UserError(f"--keep {flags.keep} is no folder")
+    if flags.output and not flags.output.parent.is_dir():
+        raise UserError(f"--output {flags.output}: there is no folder {flags.output.parent}")
     # Whoever compiles for a TPU runs nothing on it, nor looks for one.
     jax.config.update("jax_platforms", "cpu")
     figures = report(flags, overrides)

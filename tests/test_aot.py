@@ -41,6 +41,8 @@ def test_mistakes_are_found_before_anything_is_compiled(tiny_config, monkeypatch
     for flags, words in (
         (["--topology", "v5e:5x5"], "v5e has"),
         (["--keep", "/nowhere"], "no folder"),
+        (["--output", "/nowhere/figures.json"], "no folder /nowhere"),
+        (["--classes", "-1", "--examples", "9"], "at least 1"),
         (["--config.batchsize=3"], "batch_size"),
         ([], "--classes and --examples"),
     ):
@@ -94,4 +96,5 @@ def test_a_whole_report(tiny_config, tmp_path, capsys, monkeypatch):
     assert max(sizes) >= 4 * parameters and len(sizes) <= 6
     assert report["estimated_largest_batch"] is None or report["estimated_largest_batch"] > 64
     assert (tmp_path / "v5e-2x2-train.hlo.txt").read_text().startswith("HloModule")
-    assert "never waits for the host" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "never waits for the host" in said and "largest batch" in said
