@@ -19,6 +19,7 @@ from jax.experimental import topologies
 
 from flaxcifar import abstract, cli, console, estimate, experiment, parallel
 from flaxcifar import config as configs
+from flaxcifar.data.dataset import Dataset
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.hlo import Program
 from flaxcifar.tpu import Slice
@@ -135,14 +136,32 @@ def show(found: estimate.Figures, part: Slice, title: str) -> None:
         console.say(f"{found['step']}: {line}")
 
 
-def show_largest(largest: int | None, found: estimate.Figures, more: estimate.Figures) -> None:
-    """Prints the largest batch and the two figures that it is estimated from."""
-    sizes = " and ".join(f"{one['memory_bytes'] / 2**20:,.0f} MiB" for one in (found, more))
-    basis = f"{found['batch']:,} and {more['batch']:,} images take {sizes}"
+def largest_batch(
+    config: Any, dataset: Dataset, part: Slice, found: estimate.Figures
+) -> int | None:
+    """Returns and prints the largest batch that fits, by compiling a larger one than the config's.
+
+    It is None where memory does not grow with it. `config` is changed.
+    """
+    batch = found["batch"]
+    most = len(experiment.build(config, dataset).train_indices) // part.chips * part.chips
+    more, size = None, min(most, 16 * batch)
+    while more is None and size > batch:
+        config.batch_size = size
+        try:
+            more = examine(abstract.training(experiment.build(config, dataset)), part)
+        except RunError as error:
+            console.say(str(error))
+            size = size // 2 // part.chips * part.chips
+    largest = estimate.largest_batch(part, found, more) if more else None
     if largest is None:
-        console.say(f"largest batch: no estimate, as memory does not grow with it ({basis})")
-    else:
-        console.say(f"largest batch (an estimate: a line through two): {largest:,} ({basis})")
+        console.say("largest batch: no estimate, as no larger one takes more memory and fits")
+        return None
+    sizes = " and ".join(f"{one['memory_bytes'] / 2**20:,.0f} MiB" for one in (found, more))
+    basis = f"a line through {batch:,} and {more['batch']:,} images, which take {sizes}"
+    words = f"{largest:,}" if largest < most else f"{most:,}, all training images,"
+    console.say(f"largest batch: {words} by an estimate: {basis}")
+    return min(largest, most)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -168,10 +187,7 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             show(results[-1], part, f"{step.kind} step of {flags.config} on {part.name}")
         largest = None
         if flags.largest_batch:
-            config.batch_size *= 4
-            more = examine(abstract.training(experiment.build(config, dataset)), part)
-            largest = estimate.largest_batch(part, results[0], more)
-            show_largest(largest, results[0], more)
+            largest = largest_batch(config, dataset, part, results[0])
     packages = ("jax", "jaxlib", "libtpu")
     return {
         "config": flags.config,

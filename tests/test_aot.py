@@ -1,12 +1,13 @@
 import importlib.util
 import json
 import os
+import types
 
 import jax
 import pytest
 
-from flaxcifar import aot, config, experiment, ops, parallel
-from flaxcifar.errors import UserError
+from flaxcifar import abstract, aot, config, experiment, ops, parallel
+from flaxcifar.errors import RunError, UserError
 from flaxcifar.tpu import Slice
 
 needs_libtpu = pytest.mark.skipif(
@@ -68,6 +69,35 @@ def test_a_slice_that_is_not_there_may_be_used_to_plan():
         assert jax.numpy.zeros(2).devices() == before
 
 
+@pytest.mark.parametrize(
+    ("memory", "fits", "largest", "sizes"),
+    [
+        (lambda batch: 2**30 + batch * 2**20, 10**9, 15360, [2048]),
+        (lambda batch: 2**30 + batch * 2**20, 1000, 15360, [2048, 1024, 512]),
+        (lambda batch: 2**30 + batch * 2**10, 10**9, 45_000, [2048]),
+        (lambda batch: 2**30, 10**9, None, [2048]),
+        (lambda batch: 2**30 + batch * 2**20, 128, None, [2048, 1024, 512, 256]),
+    ],
+)
+def test_the_largest_batch_is_searched_for(monkeypatch, capsys, memory, fits, largest, sizes):
+    settings, tried = config.default_config(), []
+
+    def compiled(batch, part):
+        tried.append(batch)
+        if batch > fits:
+            raise RunError("does not fit")
+        return {"batch": batch, "memory_bytes": memory(batch)}
+
+    built = types.SimpleNamespace(train_indices=range(45_000))
+    monkeypatch.setattr(experiment, "build", lambda config, dataset: built)
+    monkeypatch.setattr(abstract, "training", lambda exp: settings.batch_size)
+    monkeypatch.setattr(aot, "examine", compiled)
+    found = {"batch": 128, "memory_bytes": memory(128)}
+    assert aot.largest_batch(settings, None, Slice.parse("v5e:1x1"), found) == largest
+    assert tried == sizes
+    assert ("all training images" in capsys.readouterr().out) == (largest == 45_000)
+
+
 @needs_libtpu
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v5e:2x2", "v6e:2x2", "v5p:2x2x1"])
 def test_libtpu_describes_the_slices(topology):
@@ -94,7 +124,7 @@ def test_a_whole_report(tiny_config, tmp_path, capsys, monkeypatch):
     sizes = [each["bytes"] for each in train["collectives"] for _ in range(each["count"])]
     parameters = (3 * 9 * 8 + 8 * 9 * 16 + 8 + 16) + 2 * (8 + 16) + 17 * 4
     assert max(sizes) >= 4 * parameters and len(sizes) <= 6
-    assert report["estimated_largest_batch"] is None or report["estimated_largest_batch"] > 64
+    assert report["estimated_largest_batch"] in (None, 144)  # all training images
     assert (tmp_path / "v5e-2x2-train.hlo.txt").read_text().startswith("HloModule")
     said = capsys.readouterr().out
     assert "never waits for the host" in said and "largest batch" in said
