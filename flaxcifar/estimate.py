@@ -15,7 +15,7 @@ from flaxcifar.summary import model_summary
 from flaxcifar.tpu import Slice
 
 # Shares from which on a finding is worth a line.
-_MUCH_MEMORY, _MUCH_PADDING, _MUCH_COMMUNICATION = 0.5, 0.25, 0.2
+_MUCH_MEMORY, _MUCH_PADDING, _MUCH_COMMUNICATION, _MUCH_REPEATED = 0.5, 0.25, 0.2, 0.25
 
 Figures = dict[str, Any]
 
@@ -124,6 +124,12 @@ def findings(found: Figures, part: Slice) -> list[str]:
         lines.append(
             f"{found['padding_share']:.0%} of the multiplications are of padding: channels, and "
             f"in the kernels' gradients images x pixels, are filled up to {part.chip.tile}"
+        )
+    repeated = 1 - found["model_flops"] / found["compiler_flops"]
+    if repeated > _MUCH_REPEATED:
+        lines.append(
+            f"{repeated:.0%} of the operations are not of the layers: the optimizer's, which every "
+            "chip repeats, so that more images a chip make them a smaller share"
         )
     if seconds["communication"] > _MUCH_COMMUNICATION * seconds["step"]:
         lines.append(

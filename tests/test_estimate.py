@@ -17,7 +17,7 @@ ENTRY %main (x: f32[256,64], k: f32[64,128]) -> f32[64,128] {
 
 def figures(memory=8 << 30):
     program, part = Program(TEXT, looped=False), Slice.parse("v5e:2x2")
-    cost = {"flops": 5.0, "bytes accessed": 7.0}
+    cost = {"flops": 1.25e6, "bytes accessed": 7.0}
     return estimate.figures(program, part, memory, 4e6, cost, batch=1024), part
 
 
@@ -25,7 +25,7 @@ def test_figures_by_hand():
     found, part = figures()
     assert found["memory_share"] == 0.5
     assert found["model_flops"] == 1e6  # of one of four chips
-    assert (found["compiler_flops"], found["bytes_accessed"]) == (5.0, 7.0)
+    assert (found["compiler_flops"], found["bytes_accessed"]) == (1.25e6, 7.0)
     assert found["padded_flops"] == 2 * 256 * 128 * 128
     assert found["padding_share"] == 0.5  # 64 of 128 in depth
     assert found["collectives"] == [
@@ -69,7 +69,9 @@ def test_the_largest_batch_is_on_the_line_through_two():
 
 def test_findings_name_what_is_wrong():
     found, part = figures(memory=9 << 30)
-    lines = estimate.findings(found | {"host_transfers": ["infeed i"]}, part)
+    wrong = {"host_transfers": ["infeed i"], "compiler_flops": 2e6}
+    lines = estimate.findings(found | wrong, part)
+    assert any("50% of the operations" in line for line in lines)
     assert any("infeed i" in line for line in lines)
     assert any("56% of the memory" in line for line in lines)
     assert any("50% of the multiplications" in line for line in lines)
