@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar import estimate, parallel
+from flaxcifar.data import resident
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.dispatch import room
 from flaxcifar.errors import UserError
@@ -79,9 +79,10 @@ def training(exp: Experiment) -> Lowered:
     steps, batch = room(exp), config.batch_size
     batches, split = {"index": _array((steps, batch), jnp.int32)}, {}
     if config.data.pipeline == "resident":
-        pixels = math.prod(train.images.shape[1:])
-        split = {"image": _array((len(train), pixels), jnp.uint8)}
-        split["label"] = _array((len(train),), jnp.int32)
+        one = Split(train.images[:1], train.labels[:1])
+        split = jax.tree.map(
+            lambda x: _array((len(train), *x.shape[1:]), x.dtype), resident.put(one)
+        )
     else:
         batches["image"] = _array((steps, batch, *train.images.shape[1:]), jnp.uint8)
         batches["label"] = _array((steps, batch), jnp.int32)

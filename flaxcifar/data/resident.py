@@ -11,11 +11,13 @@ from flaxcifar.data.dataset import Split
 def put(split: Split, device: jax.Device | jax.sharding.Sharding | None = None) -> dict:
     """Returns what `gather` takes, on `device` (None: JAX's default).
 
-    That is "image", uint8 [N, S * S * 3], of images S x S, and "label", int32 [N].
+    That is "image", uint8 [N, R, 128] (or narrower rows, where an image has no whole number of
+    them), of images S x S x 3, and "label", int32 [N].
     """
-    # An image is a row, as a TPU fills the last two axes up to 32 x 128: of images in four axes
-    # every dispatch would make a copy, four times as large, to gather from.
-    rows = split.images.reshape(len(split), -1)
+    # Whole tiles of a TPU's memory. Of images in four axes, whose last two it fills up to 128,
+    # every dispatch would make a copy four times as large to gather from.
+    pixels = math.prod(split.images.shape[1:])
+    rows = split.images.reshape(len(split), -1, math.gcd(pixels, 128))
     return jax.device_put({"image": rows, "label": split.labels}, device)
 
 
@@ -26,5 +28,5 @@ def gather(resident: dict, index: jax.Array) -> dict:
     """
     # Clipping is the cheapest of the defined ways to treat an index that never comes.
     batch = {key: jnp.take(array, index, axis=0, mode="clip") for key, array in resident.items()}
-    size = math.isqrt(batch["image"].shape[-1] // 3)
+    size = math.isqrt(math.prod(batch["image"].shape[1:]) // 3)
     return batch | {"image": batch["image"].reshape(-1, size, size, 3), "index": index}
