@@ -172,14 +172,15 @@ def transform(
         rows, columns = cosine * rows + sine * columns, cosine * columns - sine * rows
     rows = jnp.clip(rows + (height - 1) / 2, 0, height - 1)
     columns = jnp.clip(columns + (width - 1) / 2, 0, width - 1)
-    # Beyond the last row or column lies another pixel; its share is 0.
     top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
     down_share, right_share = (rows - top)[..., None], (columns - left)[..., None]
-    above, below = (
-        start + right_share * (_take(images, row, left + 1) - start)
-        for row in (top, top + 1)
-        for start in [_take(images, row, left)]
-    )
+    # One gather of pixels with their neighbours is twice as fast on CPU as four of single pixels.
+    # Beyond the last row or column lies the first; its share is 0.
+    around = [jnp.roll(images, (-i, -j), (1, 2)) for i in (0, 1) for j in (0, 1)]
+    found = _take(jnp.concatenate(around, axis=-1), top, left)
+    here, beside, under, across = jnp.split(found, 4, axis=-1)
+    above = here + right_share * (beside - here)
+    below = under + right_share * (across - under)
     return above + down_share * (below - above)
 
 

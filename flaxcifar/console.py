@@ -176,6 +176,16 @@ class TrainingProgress:
         say("  ".join(parts))
 
 
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table; all columns but the first are aligned to the right."""
+    result = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        result.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
 def results_table(title: str, results: Mapping[str, Mapping[str, float] | None]) -> Table:
     """Returns a table with a row for each evaluated split; splits without a result are left out."""
     table = Table(title=title, title_justify="left")

@@ -38,7 +38,7 @@ class Dispatch:
 def room(experiment: Experiment) -> int:
     """Returns how many steps a dispatch has at most."""
     most = experiment.config.steps_per_dispatch
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = all_devices()[0].platform == "cpu"
     if on_cpu and ops.chosen() == "xla":
         return 1  # in a loop XLA's gradients of convolutions are a hundred times slower
     if not most:

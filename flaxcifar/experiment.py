@@ -259,8 +259,8 @@ def remarks_on(config: Any) -> list[str]:
     return remarks
 
 
-def build(config: Any) -> Experiment:
-    """Returns the experiment of a checked config.
+def build(config: Any, dataset: Dataset | None = None) -> Experiment:
+    """Returns the experiment of a checked config, on `dataset` instead of its own where given.
 
     Raises UserError for whatever is wrong with names, keywords, data, devices or lengths.
     """
@@ -271,7 +271,7 @@ def build(config: Any) -> Experiment:
     remarks = remarks_on(config)
     MODELS.get(config.model.name)
 
-    dataset = data.load(config.data)
+    dataset = dataset or data.load(config.data)
     train, validation = split_validation(
         dataset.train.labels, config.data.validation_percent, config.seed
     )

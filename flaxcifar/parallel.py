@@ -33,10 +33,14 @@ def all_devices() -> tuple[jax.Device, ...]:
 
 @contextlib.contextmanager
 def using(devices: Sequence[jax.Device]) -> Iterator[None]:
-    """Within, this thread's runs use these devices and no others of this process."""
+    """Within, this thread's runs use these devices and no others of this process.
+
+    They may be a topology's that is compiled for and not there.
+    """
     token = _devices.set(tuple(devices))
+    there = devices[0] in jax.local_devices()
     try:
-        with jax.default_device(devices[0]):
+        with jax.default_device(devices[0]) if there else contextlib.nullcontext():
             yield
     finally:
         _devices.reset(token)
@@ -141,6 +145,8 @@ def shard_map(
     )
     shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
     jitted = jax.jit(sharded, in_shardings=shardings, donate_argnums=tuple(donate))
+    if jax.process_count() == 1:
+        return _in_turn(jitted, devices)
 
     def whole(own: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(shardings[-1], own)

@@ -251,8 +251,8 @@ def train_steps(
     last one included. Where there is room for one batch, it is not in a loop.
 
     Args:
-      resident: the training split on the device, image uint8 [N, H, W, C] and label int32 [N], from
-        which the batches take their examples by index; empty where they bring their own.
+      resident: the training split on the device, as `data.resident.put` has it, from which the
+        batches take their examples by index; empty where they bring their own.
     """
 
     def body(n, carry):

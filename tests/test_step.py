@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from flaxcifar import data, experiment, parallel
+from flaxcifar.data.resident import put
 from flaxcifar.metrics import Metrics, compute
 from flaxcifar.step import create_state, train_steps
 
@@ -36,8 +37,7 @@ def train(exp, steps=6, devices=1, per_dispatch=1, wrapper=parallel.pmap, reside
     state, zero, hyperparams = parallel.replicate(start, jax.devices()[:devices])
     losses = []
     every = batches(exp, steps)
-    split = dataclasses.asdict(exp.dataset.train) if resident else {}
-    on_device = {"image": split["images"], "label": split["labels"]} if resident else {}
+    on_device = put(exp.dataset.train) if resident else {}
     for n in range(0, steps, per_dispatch):
         chunk = jax.tree.map(lambda x, n=n: x[n : n + per_dispatch], every)
         chunk = {"index": chunk["index"]} if resident else chunk
