@@ -80,7 +80,9 @@ def evaluate_workdir(
     best, record = read_best(workdir)
     settings = config.from_json(record["config"])
     dataset = data.load(settings.data)
-    if dataset.fingerprint != record["fingerprint"]:
+    # It is not known of weights that come from elsewhere.
+    known = (record["fingerprint"] or dataset.fingerprint, len(record["class_names"]))
+    if known != (dataset.fingerprint, len(dataset.class_names)):
         raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
     choose_convolution(settings)
     network, _ = make_network(settings, len(dataset.class_names))
