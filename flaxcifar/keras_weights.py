@@ -81,7 +81,7 @@ def read(
             )
     record = {
         "epoch": 0,
-        "history": [],
+        "history": [{"epoch": 0, "step": 0}],
         "config": to_json(settings),
         "normalization": normalization.to_json(),
         "class_names": list(names),
