@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar import cli, config, console, data, parallel
-from flaxcifar.checkpoint import read_best
+from flaxcifar.checkpoint import Record, read_best
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.evaluation import eval_batches
 from flaxcifar.data.normalization import Normalization
@@ -80,8 +81,7 @@ def evaluate_workdir(
     best, record = read_best(workdir)
     settings = config.from_json(record["config"])
     dataset = data.load(settings.data)
-    if dataset.fingerprint != record["fingerprint"]:
-        raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
+    check_dataset(dataset, record, workdir)
     choose_convolution(settings)
     network, _ = make_network(settings, len(dataset.class_names))
     evaluate = make_evaluate(
@@ -94,6 +94,16 @@ def evaluate_workdir(
     arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
     variables = (arrays["params"], arrays["batch_stats"])
     return evaluate(*variables, part, indices, settings.test_views if views is None else views)
+
+
+def check_dataset(dataset: Dataset, record: Record, workdir: str | os.PathLike) -> None:
+    """Raises UserError where a checkpoint's record is of another dataset.
+
+    Of weights that come from elsewhere only the number of classes may be known.
+    """
+    known = (record["fingerprint"] or dataset.fingerprint, len(record["class_names"]))
+    if known != (dataset.fingerprint, len(dataset.class_names)):
+        raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
 
 
 def _part(dataset: Dataset, settings: Any, split: str) -> tuple[Split, np.ndarray]:

@@ -127,6 +127,12 @@ def check_resumable(
     Raises UserError where a key differs that is neither in `allowed` nor one that may change. What
     is allowed need not differ: the same command resumes a run that it has changed.
     """
+    kinds = [kind for kind in ("best", "latest") if (workdir / "checkpoints" / kind).is_dir()]
+    if saved is None and kinds == ["best"]:
+        raise UserError(
+            f"{workdir} holds weights and no run: start from them with "
+            f"--config.init_from={workdir} and another --workdir; nothing was changed"
+        )
     changes = config_changes(saved or config, config)
     known = flatten(to_json(config))
     for key in allowed:

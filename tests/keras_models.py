@@ -43,7 +43,7 @@ def vgg16(classes, width=64, l2=0.0, dropout=1.0):
     return Model(images, layers.Dense(classes, name="head")(x))
 
 
-def resnet(classes, widths=(128, 256, 512, 1024), dropout=0.5):
+def resnet(classes, widths=(128, 256, 512, 1024), dropout=0.5, shortcut_first=False):
     from keras import Input, Model, layers
 
     def conv(x, path, features, size, stride=1):
@@ -62,7 +62,8 @@ def resnet(classes, widths=(128, 256, 512, 1024), dropout=0.5):
             shortcut = norm(shortcut, f"{block}.shortcut_norm")
             y = norm(conv(x, f"{block}.conv1", features, 3, stride), f"{block}.norm1")
             y = norm(conv(layers.ReLU()(y), f"{block}.conv2", features, 3), f"{block}.norm2")
-            x = layers.ReLU()(layers.Add()([y, shortcut]))
+            x = layers.Add()([shortcut, y] if shortcut_first else [y, shortcut])
+            x = layers.ReLU()(x)
     x = layers.GlobalAveragePooling2D()(x)
     return Model(images, layers.Dense(classes, name="head")(x))
 

@@ -12,8 +12,9 @@ import gc
 import keras
 
 from benchmarks.jobs import Job, matches, recipe, recipe_without_dropout
-from benchmarks.peers import keras_networks, keras_pipelines, keras_steps
+from benchmarks.peers import keras_pipelines, keras_steps
 from benchmarks.peers.peer import Peer, network_spec, read_arrays
+from flaxcifar import keras_networks
 
 
 def make(job: Job) -> Peer:

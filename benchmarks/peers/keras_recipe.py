@@ -44,9 +44,9 @@ def train(request: dict) -> None:
     import numpy as np
 
     from benchmarks.jobs import Job
-    from benchmarks.peers import keras_networks, keras_peer, keras_pipelines, keras_steps
+    from benchmarks.peers import keras_peer, keras_pipelines, keras_steps
     from benchmarks.worker import use_threads
-    from flaxcifar import config
+    from flaxcifar import config, keras_networks
 
     use_threads(request["threads"])
     settings = config.load(request["config"], request["changes"])

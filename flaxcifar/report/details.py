@@ -11,7 +11,7 @@ from flaxcifar.augment import make_augment
 from flaxcifar.checkpoint import read_best
 from flaxcifar.confusion import Calibration, calibration, confusion_matrix, most_confused
 from flaxcifar.data.dataset import Dataset
-from flaxcifar.errors import UserError
+from flaxcifar.evaluate import check_dataset
 from flaxcifar.experiment import make_network
 from flaxcifar.optim import FROZEN, assign_groups
 from flaxcifar.predict import Predictor
@@ -72,8 +72,7 @@ def read_details(workdir: Path) -> Details:
     best, record = read_best(workdir)
     settings = config.from_json(record["config"])
     dataset = data.load(settings.data)
-    if dataset.fingerprint != record["fingerprint"]:
-        raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
+    check_dataset(dataset, record, workdir)
     probabilities = Predictor.from_workdir(str(workdir))(dataset.test.images)
     labels, predictions = dataset.test.labels, np.argmax(probabilities, axis=1)
     matrix = confusion_matrix(labels, predictions, len(dataset.class_names))

@@ -3,12 +3,14 @@
 A layer is called as the module there, with "-" for "/". Logits are float32, without softmax.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+
+from flaxcifar.keras_files import LAYERS
 
 # Keras' names of weights, and flaxcifar's.
 WEIGHTS = {
@@ -30,7 +32,7 @@ def build(
     num_classes: int,
     penalty: Penalty = lambda path: None,
 ) -> keras.Model:
-    """Returns the model of a `network_spec`."""
+    """Returns the model of a config's `model`; a crcv has `stages` in place of `size`."""
     keywords = {key: value for key, value in spec.items() if key != "name"}
     images = keras.Input(image_shape)
     networks = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}
@@ -85,9 +87,17 @@ def vgg16(x, penalty: Penalty, *, width: int = 64, dropout: float = 1.0):
 
 
 def resnet(
-    x, penalty: Penalty, *, widths: Sequence[int] = (128, 256, 512, 1024), dropout: float = 0.5
+    x,
+    penalty: Penalty,
+    *,
+    widths: Sequence[int] = (128, 256, 512, 1024),
+    dropout: float = 0.5,
+    shortcut_first: bool = False,
 ):
-    """Returns the features of the ResNet whose shortcuts are all convolutions."""
+    """Returns the features of the ResNet whose shortcuts are all convolutions.
+
+    `shortcut_first` is of no account but for the order of the model's layers.
+    """
     x = _relu(_norm(_conv(x, "stem/conv", penalty, widths[0]), "stem/norm"))
     x = _dropout(x, dropout)
     for stage, width in enumerate(widths, 1):
@@ -97,7 +107,8 @@ def resnet(
             y = _relu(_norm(y, f"{path}/norm1"))
             y = _norm(_conv(y, f"{path}/conv2", penalty, width), f"{path}/norm2")
             x = _conv(x, f"{path}/shortcut", penalty, width, size=1, stride=stride)
-            x = _relu(layers.add([y, _norm(x, f"{path}/shortcut_norm")]))
+            x = _norm(x, f"{path}/shortcut_norm")
+            x = _relu(layers.add([x, y] if shortcut_first else [y, x]))
     return layers.GlobalAveragePooling2D()(x)
 
 
@@ -125,3 +136,46 @@ def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"not the same network: {sorted(variables.keys() ^ weights.keys())}")
     for path, variable in variables.items():
         variable.assign(weights[path])
+
+
+def rebuild(network: Sequence[Mapping[str, Any]], image_shape: tuple[int, int, int]) -> keras.Model:
+    """Returns the model of a KerasFile's `network`, without its softmax and its weights.
+
+    Only numbers and names that determine the output are taken from there, so that nothing can come
+    of it but layers of `LAYERS`. Raises whatever Keras does where they do not fit.
+    """
+    *body, last = network
+    if (last["class_name"], last["config"].get("activation")) == ("Dense", "softmax"):
+        body.append({**last, "config": {**last["config"], "activation": "linear"}})
+    elif last["class_name"] != "Softmax" and last["config"].get("activation") != "softmax":
+        body.append(last)
+    x = images = keras.Input(image_shape)
+    outputs = {}
+    for layer in body:
+        if layer["class_name"] != "InputLayer":
+            before = [outputs[name] for name in _inbound(layer.get("inbound_nodes", ()))] or [x]
+            x = _rebuild_layer(layer)(before if len(before) > 1 else before[0])
+        outputs[layer["config"]["name"]] = x
+    return keras.Model(images, x)
+
+
+def _rebuild_layer(layer: Mapping[str, Any]) -> keras.Layer:
+    config = {
+        key: layer["config"][key] for key in LAYERS[layer["class_name"]] if key in layer["config"]
+    }
+    if isinstance(config.get("axis"), list):  # as Keras 2 has it
+        (config["axis"],) = config["axis"]
+    if any(isinstance(value, dict) for value in config.values()):
+        raise ValueError(f"{layer['config']['name']} is made of an object: {config}")
+    return getattr(layers, layer["class_name"])(**config)
+
+
+def _inbound(nodes: Any) -> Iterator[str]:
+    """Yields the names of the layers whose outputs a layer takes, as Keras 2 or 3 has them."""
+    if isinstance(nodes, dict) and "keras_history" in nodes:
+        yield nodes["keras_history"][0]
+    elif isinstance(nodes, list) and nodes and isinstance(nodes[0], str):
+        yield nodes[0]
+    elif isinstance(nodes, list | dict):
+        for node in nodes.values() if isinstance(nodes, dict) else nodes:
+            yield from _inbound(node)
