@@ -20,6 +20,7 @@ from benchmarks import (
     input_pipeline,
     records,
     report,
+    scaling,
     startup,
     throughput,
     time_to_accuracy,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "startup": startup,
     "time_to_accuracy": time_to_accuracy,
     "checkpoints": checkpoints,
+    "scaling": scaling,
 }
 
 Row = dict[str, Any]

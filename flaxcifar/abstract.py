@@ -87,7 +87,7 @@ def training(exp: Experiment) -> Lowered:
         batches["image"] = _array((steps, batch, *train.images.shape[1:]), jnp.uint8)
         batches["label"] = _array((steps, batch), jnp.int32)
     step = functools.partial(train_steps, recipe)
-    compiled = parallel.shard_map(step, replicated=5, batch_axis=1, donate=(1,))
+    compiled = parallel.jitted(step, replicated=5, batch_axis=1, donate=(1,))
     arguments = (exp.hyperparams, state, Metrics.zero(), split, np.int32(steps), batches)
     flops = estimate.training_flops(recipe, train.images.shape[1:], batch)
     return Lowered("train", batch, steps > 1, flops, _lower(compiled, arguments))
@@ -100,7 +100,7 @@ def evaluation(exp: Experiment) -> Lowered:
     coarse = None if coarse is None else tuple(coarse.tolist())
     views, batch = Views(config.test_views), config.eval_batch_size
     step = functools.partial(eval_step, recipe.network, coarse, views)
-    compiled = parallel.shard_map(step, replicated=3, batch_axis=0)
+    compiled = parallel.jitted(step, replicated=3, batch_axis=0)
     names = ("single", "augmented")[: len(views.weights)]
     arguments = (
         recipe.network.abstract(),

@@ -137,24 +137,37 @@ def shard_map(
 ) -> Callable[..., Any]:
     """Returns the same function as `pmap` does, as one jitted shard_map over a mesh."""
     devices = list(devices or all_devices())
-    mesh = Mesh(np.array(devices), (AXIS,))
-    batch = PartitionSpec(*(None,) * batch_axis, AXIS)
-    specs = (PartitionSpec(),) * replicated + (batch,)
+    run = jitted(step, replicated=replicated, batch_axis=batch_axis, donate=donate, devices=devices)
+    if jax.process_count() == 1:
+        return _in_turn(run, devices)
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), _batch_spec(batch_axis))
+
+    def whole(own: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, own)
+
+    return _in_turn(lambda *args: run(*args[:-1], jax.tree.map(whole, args[-1])), devices)
+
+
+def jitted(
+    step: Callable[..., Any],
+    *,
+    replicated: int,
+    batch_axis: int,
+    donate: Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Any:
+    """Returns `shard_map`'s function of global arrays, which can be compiled ahead of time."""
+    mesh = Mesh(np.array(devices or all_devices()), (AXIS,))
+    specs = (PartitionSpec(),) * replicated + (_batch_spec(batch_axis),)
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
     )
     shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
-    jitted = jax.jit(sharded, in_shardings=shardings, donate_argnums=tuple(donate))
-    if jax.process_count() == 1:
-        return _in_turn(jitted, devices)
+    return jax.jit(sharded, in_shardings=shardings, donate_argnums=tuple(donate))
 
-    def whole(own: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(shardings[-1], own)
 
-    def run(*args: Any) -> Any:
-        return jitted(*args[:-1], jax.tree.map(whole, args[-1]))
-
-    return _in_turn(run, devices)
+def _batch_spec(batch_axis: int) -> PartitionSpec:
+    return PartitionSpec(*(None,) * batch_axis, AXIS)
 
 
 def _in_turn(run: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
