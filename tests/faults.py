@@ -317,7 +317,7 @@ class Harness:
             workdir = self.fresh()
             code = signalled(workdir, number, self.seconds * n / count)
             # Before training, where there is nothing to save, SIGTERM ends the process by itself.
-            good = code in (128 + number, -number) or (code == 0 and n > count / 2)
+            good = code in (128 + number, -number) or (code == 0 and n >= count / 2)
             self.expect("exit code of a signal", good, f"{number} ended with {code}")
             self.finish("SIGTERM or SIGINT", workdir, 1)
 

@@ -5,14 +5,11 @@ python tests/hosts_worker.py WORKDIR CHANGES_AS_JSON HOST:PORT N I
 
 import argparse
 import json
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+import tiny
 
 from flaxcifar import cli, data, hosts
 from flaxcifar.errors import UserError
-from tests import tiny
 
 
 def main(argv: list[str]) -> None:
@@ -26,8 +23,7 @@ def main(argv: list[str]) -> None:
         )
     )
     changes = json.loads(changes)
-    seed = changes.pop("dataset_seed", 0)
-    data.load = lambda config: tiny.dataset(seed=seed)
+    data.load = lambda config: tiny.dataset()
     if changes.pop("without_dataset", False):
 
         def fail(config):

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +9,6 @@ from flaxcifar import data
 from flaxcifar.dry_run import dry_run, plot
 from flaxcifar.errors import UserError
 from flaxcifar.train import train_and_evaluate
-from tests import tiny
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 from safetensors import safe_open
 
 from flaxcifar import data, export, ops
@@ -13,7 +14,6 @@ from flaxcifar.checkpoint import read_best
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.predict import Predictor
 from flaxcifar.train import train_and_evaluate
-from tests import tiny
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

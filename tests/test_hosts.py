@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from flaxcifar import data, hosts, parallel
 from flaxcifar.errors import UserError
 from flaxcifar.train import train_and_evaluate
-from tests import tiny
 
 WORKER = Path(__file__).with_name("hosts_worker.py")
 pytestmark = pytest.mark.xdist_group("hosts")
@@ -138,8 +138,6 @@ def test_a_sigterm_to_one_stops_all_after_the_same_step(tmp_path):
     saved = json.loads((tmp_path / f"checkpoints/latest/{steps[-1]}/record.json").read_text())
     done = len(saved["history"]) * 9
     assert done <= steps[-1] <= done + 9
-    found = run(tmp_path, 2, LONG | {"total_steps": steps[-1] + 2, "total_epochs": 400})
-    assert f"resumed after step {steps[-1]:,}" in found[0][1]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -158,7 +156,6 @@ def test_the_others_end_when_one_dies(tmp_path, victim):
     ("change", "words"),
     [
         ({"seed": 1}, "have another config"),
-        ({"dataset_seed": 1}, "have another dataset"),
         ({"without_dataset": True}, "no dataset here"),
     ],
 )

@@ -31,7 +31,7 @@ SPECS = {
         dict(widths=(4, 8)),
         8,
     ),
-    "crcv": (dict(name="crcv"), keras_models.crcv, dict(stages=STAGES), 8),
+    "crcv": (dict(name="crcv", size="narrow"), keras_models.crcv, dict(stages=STAGES), 8),
 }
 ENDINGS = ("legacy.h5", "whole.h5", ".weights.h5", ".keras")
 
@@ -39,7 +39,7 @@ ENDINGS = ("legacy.h5", "whole.h5", ".weights.h5", ".keras")
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A narrow crcv, and the tiny dataset."""
-    monkeypatch.setitem(SIZES, "slim", STAGES)
+    monkeypatch.setitem(SIZES, "narrow", STAGES)
     monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
 
 
@@ -330,7 +330,7 @@ def test_what_keras_computes_otherwise_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="written by Keras, which cannot be imported"):
         keras_weights.write(output, tmp_path / "run")
     monkeypatch.undo()
-    monkeypatch.setitem(SIZES, "slim", STAGES)
+    monkeypatch.setitem(SIZES, "narrow", STAGES)
     write_model = keras_weights.write_model
 
     def another(*args):
@@ -348,7 +348,7 @@ CONFIG = """
 from flaxcifar.config import default_config
 def get_config():
     config = default_config()
-    config.model = dict(name="crcv")
+    config.model = dict(name="crcv", size="narrow")
     config.data.image_size = 8
     config.ops.convolution = "xla"
     return config

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from flaxcifar import data
@@ -18,7 +19,6 @@ from flaxcifar.report import write_report
 from flaxcifar.report.command import main
 from flaxcifar.report.files import read_run
 from flaxcifar.train import train_and_evaluate
-from tests import tiny
 
 NASTY = "</script><script>alert('&')</script>"
 
