@@ -78,10 +78,7 @@ def evaluate_workdir(
     preprocessing is the one stored with the checkpoint. Raises UserError where the workdir has no
     checkpoint or its dataset is no longer the same.
     """
-    best, record = read_best(workdir)
-    settings = config.from_json(record["config"])
-    dataset = data.load(settings.data)
-    check_dataset(dataset, record, workdir)
+    best, record, settings, dataset = read_trained(workdir)
     choose_convolution(settings)
     network, _ = make_network(settings, len(dataset.class_names))
     evaluate = make_evaluate(
@@ -96,14 +93,19 @@ def evaluate_workdir(
     return evaluate(*variables, part, indices, settings.test_views if views is None else views)
 
 
-def check_dataset(dataset: Dataset, record: Record, workdir: str | os.PathLike) -> None:
-    """Raises UserError where a checkpoint's record is of another dataset.
+def read_trained(workdir: str | os.PathLike) -> tuple[dict[str, Any], Record, Any, Dataset]:
+    """Returns the arrays and the record of a run's best checkpoint, its config and its dataset.
 
-    Of weights that come from elsewhere only the number of classes may be known.
+    Raises UserError where there is no checkpoint or the dataset is not there or no longer the same.
     """
+    best, record = read_best(workdir)
+    settings = config.from_json(record["config"])
+    dataset = data.load(settings.data)
+    # Of weights that come from elsewhere only the number of classes may be known.
     known = (record["fingerprint"] or dataset.fingerprint, len(record["class_names"]))
     if known != (dataset.fingerprint, len(dataset.class_names)):
         raise UserError(f"dataset {dataset.name!r} is not the one that {workdir} was trained on")
+    return best, record, settings, dataset
 
 
 def _part(dataset: Dataset, settings: Any, split: str) -> tuple[Split, np.ndarray]:

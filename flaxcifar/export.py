@@ -114,7 +114,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _logits(predictor: Predictor, variables: Any) -> Callable[[jax.Array], jax.Array]:
-    return functools.partial(compute_logits, predictor.network, predictor.normalization, variables)
+    return functools.partial(
+        compute_logits, predictor.network, predictor.normalization.arrays(), variables
+    )
 
 
 def make_checks(predictor: Predictor) -> list[tuple[np.ndarray, np.ndarray]]:

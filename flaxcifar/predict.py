@@ -9,7 +9,7 @@ import argparse
 import csv
 import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Predictor:
     Attributes:
       class_names: by label.
       image_size: height and width that images are resized to.
-      network, normalization, variables: the arguments of `compute_logits` before the images.
+      network, normalization, variables: what `compute_logits` takes beside the images.
       precision: "float32" or "bfloat16".
     """
 
@@ -55,8 +55,8 @@ class Predictor:
         self.normalization, self.variables = normalization, variables
         self.precision = settings.precision
         self._settings, self._batch_size = settings, settings.eval_batch_size
-        compiled = jax.jit(functools.partial(_probabilities, self.network, normalization))
-        self._run = functools.partial(compiled, variables)
+        compiled = _compiled(self.network)
+        self._run = functools.partial(compiled, normalization.arrays(), variables)
 
     @classmethod
     def from_workdir(cls, workdir: str) -> "Predictor":
@@ -120,15 +120,21 @@ class Predictor:
 
 
 def compute_logits(
-    network: Network, normalization: Normalization, variables: Any, images: jax.Array
+    network: Network, normalization: Any, variables: Any, images: jax.Array
 ) -> jax.Array:
-    """Returns float32 logits [N, classes] of images uint8 [N, H, W, 3] of the model's size."""
-    normalized = normalization(images.astype(jnp.float32))
+    """Returns float32 logits [N, classes] of images uint8 [N, H, W, 3] of the model's size.
+
+    normalization: what is subtracted from images and what divides them.
+    """
+    mean, divisor = normalization
+    normalized = (images.astype(jnp.float32) - mean) / divisor
     return network.apply(*variables, normalized, None, train=False)[0]
 
 
-def _probabilities(*args: Any) -> jax.Array:
-    return jax.nn.softmax(compute_logits(*args))
+@functools.lru_cache(maxsize=8)
+def _compiled(network: Network) -> Callable[..., jax.Array]:
+    """Cached, so that several runs of one model compile their predictions once."""
+    return jax.jit(lambda *args: jax.nn.softmax(compute_logits(network, *args)))
 
 
 def find(names: Iterable[str]) -> list[Path]:

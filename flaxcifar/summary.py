@@ -111,7 +111,7 @@ def model_summary(
             " x ".join(map(str, row.shape)),
             f"{row.parameters:,}" if row.parameters else "",
             _mega(row.flops) if row.flops else "",
-            _state(row, sizes, frozen),
+            state(row, sizes, frozen),
         )
     return table, totals
 
@@ -128,10 +128,11 @@ def _training_flops(rows: Sequence[Row], frozen: Collection[str]) -> int:
     return total
 
 
-def _state(row: Row, sizes: Collection[str], frozen: Collection[str]) -> str:
+def state(row: Row, paths: Collection[str], frozen: Collection[str]) -> str:
+    """Returns "trained", "frozen", "partly frozen" or, of a layer without parameters, ""."""
     if row.frozen:
         return "frozen"
-    own = [path for path in sizes if path.startswith(f"{row.path}/")]
+    own = [path for path in paths if path.startswith(f"{row.path}/")]
     return "partly frozen" if any(path in frozen for path in own) else "trained" if own else ""
 
 

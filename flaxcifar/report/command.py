@@ -3,7 +3,8 @@
     python -m flaxcifar.report --workdir runs/first
     python -m flaxcifar.report --compare runs/first runs/second --output comparison.html
 
-One file that needs no server and no network. A run that has not ended is shown as far as it is.
+One file that needs no server and no network. A run that has not ended is shown as far as it is,
+without the test split.
 """
 
 import argparse
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from flaxcifar import console
 from flaxcifar.errors import UserError
-from flaxcifar.report import page, tensorboard
+from flaxcifar.report import tensorboard
+from flaxcifar.report.comparison import of_comparison
 from flaxcifar.report.details import read_details
-from flaxcifar.report.files import read_run
+from flaxcifar.report.files import read_run, with_names
+from flaxcifar.report.one_run import of_run
 from flaxcifar.workdir import write_text
 
 
@@ -23,22 +26,23 @@ def write_report(workdir: Path, output: Path | None = None) -> Path:
     Raises UserError where `workdir` is no run's, has no checkpoint, or its dataset is not there.
     """
     output = output or workdir / "report.html"
-    write_text(output, page.of_run(read_run(workdir), read_details(workdir)))
+    run = read_run(workdir)
+    write_text(output, of_run(run, read_details(workdir, run.summary is not None)))
     return output
 
 
 def conclude_report(workdir: Path) -> Path:
     """Writes the report of a run that has ended, and its pictures and results to TensorBoard."""
-    run, details = read_run(workdir), read_details(workdir)
+    run, details = read_run(workdir), read_details(workdir, finished=True)
     output = workdir / "report.html"
-    write_text(output, page.of_run(run, details))
+    write_text(output, of_run(run, details))
     tensorboard.write(run, details)
     return output
 
 
 def write_comparison(workdirs: list[Path], output: Path) -> Path:
     """Writes a page that shows runs side by side; returns its path."""
-    write_text(output, page.of_comparison([read_run(workdir) for workdir in workdirs]))
+    write_text(output, of_comparison(with_names(map(read_run, workdirs))))
     return output
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class RunFiles:
         """Returns {key: (default, value)} of what the config sets to something else."""
         return config_changes(to_json(default_config()), self.config)
 
+    def seconds(self) -> float | None:
+        """Returns the wall time so far, None where it is not known."""
+        return self.timing[-1]["seconds"] if self.timing else None
+
 
 def read_run(workdir: Path) -> RunFiles:
     """Returns what the files of `workdir` say; raises UserError where it is no run's."""
@@ -49,6 +54,16 @@ def read_run(workdir: Path) -> RunFiles:
         timing=_rows(workdir / "timing.jsonl"),
         summary=read_json(workdir / "summary.json"),
     )
+
+
+def with_names(runs: Iterable[RunFiles]) -> list[RunFiles]:
+    """Returns the runs, named by their whole path where two would be called the same."""
+    runs = list(runs)
+    names = [run.name for run in runs]
+    return [
+        dataclasses.replace(run, name=str(run.workdir)) if names.count(run.name) > 1 else run
+        for run in runs
+    ]
 
 
 def _rows(path: Path) -> list[Row]:

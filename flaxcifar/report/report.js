@@ -1,7 +1,26 @@
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const colours = ["var(--one)", "var(--two)", "#7d5fc7", "#2f9e8f", "#b5497d", "#8a7a1f"];
+const pageStyle = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const drawings = []; // what has to be drawn again in other colours or at another width
+
+/* The colour of a line; beyond six they are spread around the circle of hues. */
+function colour(number) {
+  const some = ["var(--one)", "var(--two)", "#7d5fc7", "#2f9e8f", "#b5497d", "#8a7a1f"];
+  return some[number] ?? `hsl(${Math.round(number * 137.5) % 360} 55% 50%)`;
+}
+
+/* Calls draw(width) now and whenever the width of `box` or the colours change. */
+function drawn(box, draw) {
+  const again = () => box.clientWidth && draw(box.clientWidth);
+  let last = box.clientWidth;
+  new ResizeObserver(() => {
+    if (box.clientWidth !== last) again();
+    last = box.clientWidth;
+  }).observe(box);
+  drawings.push(again);
+  again();
+}
 
 function element(name, attributes, parent) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -18,79 +37,88 @@ function html(name, parent, text = "", className = "") {
   return node;
 }
 
-/* Four significant digits, without an exponent where that is short. */
+/* Three or four significant digits, without an exponent where that is short. */
 function words(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(1);
+  if (size >= 1e5 || size < 1e-3) return Number(value.toPrecision(3)).toExponential();
   return String(Number(value.toPrecision(4)));
 }
 
-/* About `count` round numbers from `low` to `high`. */
+/* At most about `count` round numbers from `low` to `high`. */
 function ticks(low, high, count) {
   const raw = (high - low || 1) / count;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((n) => n * power >= raw);
+  const step = power * [1, 2, 2.5, 5, 10].find((n) => n * power >= raw * 0.999);
   const found = [];
-  for (let x = Math.ceil(low / step) * step; x <= high + step * 1e-9; x += step) found.push(x);
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) found.push(n * step);
   return found;
 }
 
 /* lines: [{name, dashed, colour, points: [[x, y], ...]}] */
 function lineChart(figure, lines, { percent = false } = {}) {
-  const width = 560, height = 260, left = 52, right = 10, top = 8, bottom = 32;
-  const all = lines.flatMap((line) => line.points);
-  if (!all.length) return;
-  const xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-  const x0 = Math.min(...xs), x1 = Math.max(...xs);
+  const xs = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
+  const ys = lines.flatMap((line) => line.points.map((p) => p[1]));
+  const height = 250, left = 52, right = 12, top = 8, bottom = 26;
+  const x0 = xs[0], x1 = xs.at(-1);
   let y0 = Math.min(...ys), y1 = Math.max(...ys);
   const margin = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
   [y0, y1] = [y0 >= 0 ? Math.max(0, y0 - margin) : y0 - margin, y1 + margin];
-  const px = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - right);
-  const py = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - top - bottom);
   const show = (y) => (percent ? `${(100 * y).toFixed(2)} %` : words(y));
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" }, figure);
-  svg.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
-  for (const y of ticks(y0, y1, 5)) {
-    element("line", { x1: left, x2: width - right, y1: py(y), y2: py(y), class: "grid" }, svg);
-    const text = element("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end" }, svg);
-    text.textContent = percent ? `${Math.round(1000 * y) / 10} %` : words(y);
-  }
-  for (const x of ticks(x0, x1, 6).filter(Number.isInteger)) {
-    const text = element("text", { x: px(x), y: height - 12, "text-anchor": "middle" }, svg);
-    text.textContent = x;
-  }
-  for (const line of lines) {
-    const style = { fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-linejoin": "round" };
-    if (line.dashed) style["stroke-dasharray"] = "6 4";
-    const points = line.points.map((p) => `${px(p[0])},${py(p[1])}`).join(" ");
-    element("polyline", { ...style, points }, svg);
-    if (line.points.length === 1) {
-      element("circle", { cx: px(line.points[0][0]), cy: py(line.points[0][1]), r: 3.5, fill: line.colour }, svg);
+  const svg = element("svg", { role: "img" }, figure);
+  svg.setAttribute("aria-label", `${figure.querySelector("figcaption").textContent} by epoch`);
+  let px, width;
+
+  function draw(space) {
+    width = space;
+    px = (x) => left + (x1 > x0 ? (x - x0) / (x1 - x0) : 0.5) * (width - left - right);
+    const py = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - top - bottom);
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.replaceChildren();
+    for (const y of ticks(y0, y1, 6)) {
+      element("line", { x1: left, x2: width - right, y1: py(y), y2: py(y), class: "grid" }, svg);
+      const text = element("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end" }, svg);
+      text.textContent = percent ? `${words(100 * y)} %` : words(y);
+    }
+    for (const x of ticks(x0, x1, width / 70).filter(Number.isInteger)) {
+      const text = element("text", { x: px(x), y: height - 8, "text-anchor": "middle" }, svg);
+      text.textContent = x;
+    }
+    element("line", { y1: top, y2: height - bottom, class: "cursor", visibility: "hidden" }, svg);
+    for (const line of lines) {
+      const style = { fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-linejoin": "round" };
+      if (line.dashed) style["stroke-dasharray"] = "6 4";
+      element("polyline", { ...style, points: line.points.map(([x, y]) => `${px(x)},${py(y)}`).join(" ") }, svg);
+      if (line.points.length > 30) continue;
+      for (const [x, y] of line.points) element("circle", { cx: px(x), cy: py(y), r: 3, fill: line.colour }, svg);
     }
   }
+
   if (lines.length > 1) {
     const legend = html("ul", figure, "", "legend");
     for (const line of lines) {
       const item = html("li", legend);
-      const mark = html("i", item, "", line.dashed ? "dashed" : "");
-      mark.style.borderColor = line.colour;
+      html("i", item, "", line.dashed ? "dashed" : "").style.borderColor = line.colour;
       item.append(line.name);
     }
   }
   const readout = html("div", figure, "", "readout");
-  const cursor = element("line", { y1: top, y2: height - bottom, class: "grid", visibility: "hidden" }, svg);
+  function read(epoch) {
+    const found = lines.flatMap((line) => line.points.filter((p) => p[0] === epoch)
+      .map((p) => `${lines.length > 1 ? line.name + " " : ""}${show(p[1])}`));
+    readout.textContent = `epoch ${epoch}: ${found.join(", ")}`;
+  }
   svg.addEventListener("pointermove", (event) => {
-    const box = svg.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * width;
+    const at = event.clientX - svg.getBoundingClientRect().left;
     const nearest = xs.reduce((a, b) => (Math.abs(px(b) - at) < Math.abs(px(a) - at) ? b : a));
+    const cursor = svg.querySelector(".cursor");
     cursor.setAttribute("x1", px(nearest));
     cursor.setAttribute("x2", px(nearest));
     cursor.setAttribute("visibility", "visible");
-    const found = lines.flatMap((line) =>
-      line.points.filter((p) => p[0] === nearest).map((p) => `${lines.length > 1 ? line.name + " " : ""}${show(p[1])}`));
-    readout.textContent = `epoch ${nearest}: ${found.join(", ")}`;
+    read(nearest);
   });
+  drawn(figure, draw);
+  read(x1);
 }
 
 /* A curve of each run for each of the row's keys: the second key of a run is dashed. */
@@ -105,7 +133,7 @@ function drawCurves() {
         const kind = keys.length > 1 ? key.split("_")[0] : "";
         lines.push({
           name: [single ? "" : run.name, kind].filter(Boolean).join(" "),
-          colour: colours[(single ? place : number) % colours.length],
+          colour: colour(single ? place : number),
           dashed: !single && keys.length > 1 && place === 0,
           points,
         });
@@ -116,99 +144,117 @@ function drawCurves() {
   }
 }
 
-/* The confusion matrix on a canvas: a square for each pair, darker with the share of its row. */
+/* The text, shortened until it is no wider than `most` on the canvas. */
+function shortened(context, text, most) {
+  if (context.measureText(text).width <= most) return text;
+  let length = text.length;
+  while (length > 1 && context.measureText(text.slice(0, length) + "\u2026").width > most) length--;
+  return text.slice(0, length).trimEnd() + "\u2026";
+}
+
+/* The confusion matrix on a canvas: a square for each pair, darker with the share of its row.
+   Names and counts stand where there is room for them; pointing at a square says it in words. */
 function drawConfusion(canvas) {
   const { matrix, names, superclasses, order } = data.confusion;
-  const count = names.length;
+  const box = canvas.parentElement, count = names.length;
   const readout = document.getElementById("confusion-readout");
   const select = document.getElementById("confusion-order");
-  const named = count <= 20; // else there is no room: pointing at a square names it
-  const margin = named ? 220 : 0;
-  const cell = Math.max(1, Math.floor((1320 - margin) / count));
-  canvas.width = canvas.height = margin + cell * count;
-  const context = canvas.getContext("2d");
+  const zoom = document.getElementById("confusion-zoom");
   const totals = matrix.map((row) => row.reduce((a, b) => a + b, 0) || 1);
-  let chosen = order.label, marked = null;
+  const digits = String(Math.max(...matrix.map((row) => Math.max(...row)))).length;
+  const smallest = 8; // pixels of a square beside which a name can be read
+  const context = canvas.getContext("2d");
+  let chosen = order.label, marked = null, larger = false, margin, cell;
 
-  function draw() {
-    const heat = getComputedStyle(document.documentElement).getPropertyValue("--heat").trim();
-    const line = getComputedStyle(document.documentElement).getPropertyValue("--line").trim();
-    const text = getComputedStyle(document.documentElement).getPropertyValue("--text").trim();
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
+  function draw(space) {
+    const few = count <= 20;
+    const room = Math.min(few ? 110 : 170, space * 0.28);
+    const fits = (space - room) / count >= smallest;
+    zoom.hidden = fits;
+    zoom.textContent = larger ? "Smaller" : "Larger";
+    margin = fits ? room : larger ? 170 : 0;
+    const width = fits || !larger ? Math.min(space, few ? 720 : 1100) : margin + 12 * count;
+    cell = (width - margin) / count;
+    const dense = devicePixelRatio || 1;
+    canvas.style.width = canvas.style.height = `${width}px`;
+    canvas.width = canvas.height = Math.round(width * dense);
+    context.setTransform(dense, 0, 0, dense, 0, 0);
+    const heat = pageStyle("--heat"), text = pageStyle("--text"), back = pageStyle("--back");
+    const flip = Number(pageStyle("--flip"));
+    const font = (size) => `${size}px system-ui, sans-serif`;
+    context.textBaseline = "middle";
     context.translate(margin, margin);
-    if (named) {
+    if (margin) {
       context.fillStyle = text;
-      context.font = "26px system-ui, sans-serif";
-      context.textBaseline = "middle";
+      context.font = font(Math.min(12, cell * 0.95));
       chosen.forEach((label, n) => {
+        const name = shortened(context, names[label], margin - 8);
         context.textAlign = "right";
-        context.fillText(names[label], -12, (n + 0.5) * cell, margin - 16);
+        context.fillText(name, -6, (n + 0.5) * cell);
         context.save();
-        context.translate((n + 0.5) * cell, -12);
+        context.translate((n + 0.5) * cell, -6);
         context.rotate(-Math.PI / 2);
         context.textAlign = "left";
-        context.fillText(names[label], 0, 0, margin - 16);
+        context.fillText(name, 0, 0);
         context.restore();
       });
     }
+    const size = Math.min(13, (cell - 2) / (0.6 * digits));
+    context.font = font(size);
+    context.textAlign = "center";
     chosen.forEach((label, y) => chosen.forEach((prediction, x) => {
-      const share = matrix[label][prediction] / totals[label];
-      if (!share) return;
+      if (!matrix[label][prediction]) return;
       // The root: a class is mostly right, and what else there is should be seen, too.
-      context.fillStyle = `rgb(${heat} / ${Math.sqrt(share).toFixed(3)})`;
+      const depth = Math.sqrt(matrix[label][prediction] / totals[label]);
+      context.fillStyle = `rgb(${heat} / ${depth.toFixed(3)})`;
       context.fillRect(x * cell, y * cell, cell, cell);
-      if (named) {
-        const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-        context.fillStyle = share > 0.25 ? (dark ? "#000" : "#fff") : dark ? "#fff" : "#000";
-        context.font = `${Math.min(cell * 0.3, 34)}px system-ui, sans-serif`;
-        context.textAlign = "center";
-        context.textBaseline = "middle";
-        context.fillText(matrix[label][prediction], (x + 0.5) * cell, (y + 0.5) * cell);
-      }
+      if (size < 7) return;
+      context.fillStyle = depth > flip ? back : text;
+      context.fillText(matrix[label][prediction], (x + 0.5) * cell, (y + 0.5) * cell);
     }));
+    context.strokeStyle = pageStyle("--line");
+    context.lineWidth = 1;
+    context.strokeRect(0, 0, cell * count, cell * count);
     if (select.value === "superclass") {
-      context.strokeStyle = line;
-      context.lineWidth = 2;
+      context.beginPath();
       chosen.forEach((label, n) => {
-        if (n && superclasses[label] !== superclasses[chosen[n - 1]]) {
-          for (const [a, b, c, d] of [[0, n, count, n], [n, 0, n, count]]) {
-            context.beginPath();
-            context.moveTo(a * cell, b * cell);
-            context.lineTo(c * cell, d * cell);
-            context.stroke();
-          }
+        if (!n || superclasses[label] === superclasses[chosen[n - 1]]) return;
+        for (const [a, b, c, d] of [[0, n, count, n], [n, 0, n, count]]) {
+          context.moveTo(a * cell, b * cell);
+          context.lineTo(c * cell, d * cell);
         }
       });
+      context.stroke();
     }
     if (marked) {
-      context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--two");
-      context.lineWidth = Math.max(2, cell / 8);
+      context.strokeStyle = pageStyle("--two");
+      context.lineWidth = Math.max(1, cell / 12);
       context.strokeRect(0, marked[1] * cell, count * cell, cell);
       context.strokeRect(marked[0] * cell, 0, cell, count * cell);
     }
   }
 
+  const again = () => draw(box.clientWidth);
+
   function point(event) {
-    const box = canvas.getBoundingClientRect();
-    const scale = canvas.width / box.width;
-    const x = Math.floor(((event.clientX - box.left) * scale - margin) / cell);
-    const y = Math.floor(((event.clientY - box.top) * scale - margin) / cell);
+    const corner = canvas.getBoundingClientRect();
+    const x = Math.floor((event.clientX - corner.left - margin) / cell);
+    const y = Math.floor((event.clientY - corner.top - margin) / cell);
     if (x < 0 || y < 0 || x >= count || y >= count) return;
     const label = chosen[y], prediction = chosen[x];
     const group = superclasses ? ` (${superclasses[label]})` : "";
     readout.textContent = `${names[label]}${group} taken for ${names[prediction]}: ` +
       `${matrix[label][prediction]} of ${totals[label]}`;
     marked = [x, y];
-    draw();
+    again();
   }
 
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("pointerdown", point);
-  canvas.addEventListener("pointerleave", () => { marked = null; draw(); });
-  select.addEventListener("change", () => { chosen = order[select.value]; draw(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  draw();
+  canvas.addEventListener("pointerleave", () => { marked = null; again(); });
+  select.addEventListener("change", () => { chosen = order[select.value]; marked = null; again(); });
+  zoom.addEventListener("click", () => { larger = !larger; again(); });
+  drawn(box, draw);
 }
 
 /* Bars of each bin's accuracy beside the diagonal that a calibrated network has. */
@@ -257,7 +303,19 @@ function makeSortable(table) {
   }));
 }
 
+/* Paper is white, and nobody can click on it. */
+addEventListener("beforeprint", () => {
+  document.documentElement.classList.add("printing");
+  document.querySelectorAll("details").forEach((part) => { part.open = true; });
+  drawings.forEach((draw) => draw());
+});
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("printing");
+  drawings.forEach((draw) => draw());
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawings.forEach((draw) => draw()));
+
 drawCurves();
 document.querySelectorAll("table.sortable").forEach(makeSortable);
-if (data.confusion) drawConfusion(document.getElementById("confusion"));
-if (data.calibration) drawCalibration(document.getElementById("calibration"));
+if (data.confusion) drawConfusion(document.getElementById("confusion-matrix"));
+if (data.calibration) drawCalibration(document.getElementById("reliability"));
