@@ -24,9 +24,11 @@ class Measure(NamedTuple):
 
 
 class Code(str):
-    """A cell in a fixed-width font."""
+    """A cell in a fixed-width font, empty for None."""
 
     def __new__(cls, value: object) -> "Code":
+        if value is None:
+            value = ""
         return super().__new__(cls, value if isinstance(value, str) else json.dumps(value))
 
 

@@ -74,7 +74,7 @@ def _model(details: Details) -> str:
 def _config(run: RunFiles) -> str:
     changed = run.changed()
     own = [
-        (Code(key), Code(value), Code("" if default is None else default))
+        (Code(key), Code(value), Code(default))
         for key, (default, value) in changed.items()
         if value is not None
     ]

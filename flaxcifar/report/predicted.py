@@ -153,7 +153,8 @@ def gallery(found: Gallery, name: str) -> str:
     for n, tile in enumerate(found.tiles):
         place = 100 * n / max(count - 1, 1)
         verdict = "right" if tile.right else "wrong"
-        words = escape(f"{tile.prediction}, {percent(tile.probability)}")
+        # Not broken before the percent sign.
+        words = escape(f"{tile.prediction}, {percent(tile.probability)}").replace(" %", "&nbsp;%")
         truth = "" if tile.right else f"<br>is {escape(tile.label)}"
         items.append(
             f'<li><span class="picture {name}" style="background-position: {place:.4f}% 0"></span>'

@@ -64,7 +64,7 @@ function lineChart(figure, lines, { percent = false } = {}) {
   let y0 = Math.min(...ys), y1 = Math.max(...ys);
   const margin = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
   [y0, y1] = [y0 >= 0 ? Math.max(0, y0 - margin) : y0 - margin, y1 + margin];
-  const show = (y) => (percent ? `${(100 * y).toFixed(2)} %` : words(y));
+  const show = (y) => (percent ? `${(100 * y).toFixed(2)}\u00a0%` : words(y));
   const svg = element("svg", { role: "img" }, figure);
   svg.setAttribute("aria-label", `${figure.querySelector("figcaption").textContent} by epoch`);
   let px, width;
