@@ -136,6 +136,7 @@ def test_the_page_needs_nothing_else(workdir):
     text = (workdir / "report.html").read_text()
     page = Page(text)
     inside = [address[1:] for address in page.addresses if address.startswith("#")]
+    assert not any(re.search(r"\s", name) for name in page.ids)
     assert inside and set(inside) <= set(page.ids) and len(page.ids) == len(set(page.ids))
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     links = re.findall(r"""https?://[^"'\s]+""", text)
@@ -209,6 +210,16 @@ def test_an_unfinished_run_has_a_report_without_the_test_split(copy, monkeypatch
     sheet = pixels(re.search(r"\.random \{ background: url\((.*?)\)", text).group(1))
     shown = {image.tobytes() for image in np.split(sheet, 48, axis=1)}
     assert shown == {image.tobytes() for image in train.images[VALIDATION]}
+
+
+def test_weights_from_elsewhere_have_a_report(copy, workdir):
+    for name in ("summary.json", "config.json", "metrics.jsonl", "timing.jsonl"):
+        (copy / name).unlink()
+    text, test = write_report(copy).read_text(), dataset().test
+    matrix = check_matrix(copy, text, test.images, test.labels)
+    accuracy = np.trace(matrix) / matrix.sum()
+    assert Page(text).texts["dd"] == [f"{100 * accuracy:.2f} %"]
+    assert "not finished" not in text and "<h2>Curves" not in text
 
 
 def test_numbers_that_are_not_finite_are_left_out(copy):

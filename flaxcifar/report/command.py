@@ -27,13 +27,13 @@ def write_report(workdir: Path, output: Path | None = None) -> Path:
     """
     output = output or workdir / "report.html"
     run = read_run(workdir)
-    write_text(output, of_run(run, read_details(workdir, run.summary is not None)))
+    write_text(output, of_run(run, read_details(workdir, run.under_way)))
     return output
 
 
 def conclude_report(workdir: Path) -> Path:
     """Writes the report of a run that has ended, and its pictures and results to TensorBoard."""
-    run, details = read_run(workdir), read_details(workdir, finished=True)
+    run, details = read_run(workdir), read_details(workdir)
     output = workdir / "report.html"
     write_text(output, of_run(run, details))
     tensorboard.write(run, details)

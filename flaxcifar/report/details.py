@@ -73,11 +73,11 @@ class Details:
     totals: dict[str, int]
 
 
-def read_details(workdir: Path, finished: bool) -> Details:
+def read_details(workdir: Path, under_way: bool = False) -> Details:
     """Returns the details of a run's best checkpoint.
 
-    They are of the test split where the run is finished; before, that stays unseen, and they are
-    of the validation split, or the training split where there is none.
+    They are of the test split. While the run is under way that stays unseen, and they are of the
+    validation split, or the training split where there is none.
 
     Raises UserError where it has no checkpoint, or its dataset is not there or no longer the same.
     """
@@ -85,7 +85,7 @@ def read_details(workdir: Path, finished: bool) -> Details:
     train, validation = split_validation(
         dataset.train.labels, settings.data.validation_percent, settings.seed
     )
-    if finished:
+    if not under_way:
         split, part, indices = "test", dataset.test, np.arange(len(dataset.test))
     elif len(validation):
         split, part, indices = "validation", dataset.train, validation

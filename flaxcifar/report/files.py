@@ -36,6 +36,11 @@ class RunFiles:
         """Returns {key: (default, value)} of what the config sets to something else."""
         return config_changes(to_json(default_config()), self.config)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the run has begun and not ended; weights from elsewhere are no run."""
+        return self.summary is None and (self.workdir / "config.json").exists()
+
     def seconds(self) -> float | None:
         """Returns the wall time so far, None where it is not known."""
         return self.timing[-1]["seconds"] if self.timing else None

@@ -1,6 +1,8 @@
 """The report of one run: HTML from what was collected; `report.js` draws what moves."""
 
-from flaxcifar.console import clock_time
+import numpy as np
+
+from flaxcifar.console import clock_time, percent
 from flaxcifar.ledger import flatten
 from flaxcifar.report import predicted
 from flaxcifar.report.details import Details
@@ -11,8 +13,12 @@ from flaxcifar.report.page import curves, headline, page, rows
 
 def of_run(run: RunFiles, details: Details) -> str:
     """Returns the report of one run."""
-    sections = {
-        "Curves": curves(),
+    results, sections = headline(run), {"Curves": curves()}
+    if not run.history:  # weights from elsewhere
+        share = np.trace(details.matrix) / details.matrix.sum()
+        results = [(f"{details.split.capitalize()} accuracy", Measure(percent(share), share))]
+        sections = {}
+    sections |= {
         "Confusion": predicted.confusion(details),
         "Accuracy by class": predicted.classes(details),
         "Calibration": predicted.calibration(details),
@@ -25,16 +31,21 @@ def of_run(run: RunFiles, details: Details) -> str:
     }
     data = {"runs": [rows(run)], **predicted.drawn(details)}
     model = run.config["model"]["name"]
-    top = figures(headline(run))
-    return page(f"{model} on {details.dataset.name}", _subtitle(run, details), top, sections, data)
+    title = f"{model} on {details.dataset.name}"
+    return page(title, _subtitle(run, details), figures(results), sections, data)
 
 
 def _subtitle(run: RunFiles, details: Details) -> str:
-    found = f"{run.name}{'' if run.summary else ', not finished'}. Curves show the whole run"
-    if run.summary and run.summary["evaluated_step"] != details.step:
-        # `early_stopping.restore_best` is off.
-        found += f", the figures here step {run.summary['evaluated_step']:,}"
-    return f"{found}; all else is of the best checkpoint, step {details.step:,}."
+    found = f"{run.name}{', not finished' if run.under_way else ''}. "
+    if run.history:
+        found += "Curves show the whole run"
+        if run.summary and run.summary["evaluated_step"] != details.step:
+            # `early_stopping.restore_best` is off.
+            found += f", the figures here step {run.summary['evaluated_step']:,}"
+        found += "; all else is"
+    else:
+        found += "All is"
+    return f"{found} of the best checkpoint, step {details.step:,}."
 
 
 def _pictures(details: Details) -> str:
@@ -90,7 +101,7 @@ def _config(run: RunFiles) -> str:
 
 def _circumstances(run: RunFiles) -> str:
     if run.summary is None:
-        return "<p>The run has not ended; its summary will say.</p>"
+        return "<p>Not known: no run has ended in this workdir.</p>"
     summary = run.summary
     devices, timing = summary["devices"], summary["timing"]
     found = [
