@@ -65,8 +65,8 @@ def _model(details: Details) -> str:
     found = [
         (
             layer.path,
-            layer.kind,
-            " x ".join(map(str, layer.shape)),
+            _unbroken(layer.kind),
+            _unbroken(" x ".join(map(str, layer.shape))),
             Measure(f"{layer.parameters:,}" if layer.parameters else "", layer.parameters),
             Measure(f"{layer.flops / 1e6:,.2f}" if layer.flops else "", layer.flops),
             state,
@@ -80,6 +80,10 @@ def _model(details: Details) -> str:
         "an image forward.</p>\n"
         + table(("layer", "kind", "output", "parameters", "MFLOPs", ""), found)
     )
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _config(run: RunFiles) -> str:

@@ -12,12 +12,12 @@ from flaxcifar.console import clock_time, percent
 from flaxcifar.report.files import RunFiles
 from flaxcifar.report.markup import Measure, section, slug
 
-# Figure's title, keys of the rows, unit.
+# Figure's title, keys of the rows, unit; a rate is drawn from zero.
 _CURVES = (
     ("Loss", "train_loss validation_loss", ""),
     ("Accuracy", "train_accuracy validation_accuracy", "percent"),
     ("Learning rate", "learning_rate", ""),
-    ("Images a second", "images_per_second", ""),
+    ("Images a second", "images_per_second", "rate"),
 )
 
 

@@ -60,8 +60,8 @@ def confusion(details: Details) -> str:
         [(names[a], names[b], count, int(totals[a])) for a, b, count in details.confused],
     )
     return (
-        '<p class="note">A row for each label, a column for each prediction; the darker, the '
-        "larger the share of the row. Point at a square to read it.</p>\n"
+        '<p class="note">A row for each label, a column for each prediction; the stronger '
+        "its colour, the larger the share of the row. Point at a square to read it.</p>\n"
         f'<p class="controls"><label>Sorted by <select id="confusion-order">{options}</select>'
         '</label> <button type="button" id="confusion-zoom" hidden>Larger</button></p>\n'
         '<div class="scroll"><canvas id="confusion-matrix" role="img" '

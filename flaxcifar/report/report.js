@@ -56,14 +56,16 @@ function ticks(low, high, count) {
 }
 
 /* lines: [{name, dashed, colour, points: [[x, y], ...]}] */
-function lineChart(figure, lines, { percent = false } = {}) {
+function lineChart(figure, lines, unit) {
+  const percent = unit === "percent";
   const xs = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
   const ys = lines.flatMap((line) => line.points.map((p) => p[1]));
   const height = 250, left = 52, right = 12, top = 8, bottom = 26;
   const x0 = xs[0], x1 = xs.at(-1);
   let y0 = Math.min(...ys), y1 = Math.max(...ys);
   const margin = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
-  [y0, y1] = [y0 >= 0 ? Math.max(0, y0 - margin) : y0 - margin, y1 + margin];
+  y0 = unit === "rate" ? 0 : y0 >= 0 ? Math.max(0, y0 - margin) : y0 - margin;
+  y1 += margin;
   const show = (y) => (percent ? `${(100 * y).toFixed(2)}\u00a0%` : words(y));
   const svg = element("svg", { role: "img" }, figure);
   svg.setAttribute("aria-label", `${figure.querySelector("figcaption").textContent} by epoch`);
@@ -139,7 +141,7 @@ function drawCurves() {
         });
       });
     });
-    if (lines.length) lineChart(figure, lines, { percent: figure.dataset.unit === "percent" });
+    if (lines.length) lineChart(figure, lines, figure.dataset.unit);
     else figure.remove();
   }
 }
