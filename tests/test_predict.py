@@ -7,6 +7,7 @@ import tiny
 from PIL import Image
 
 from flaxcifar import data, predict
+from flaxcifar.data.normalization import Normalization
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.predict import Predictor
 from flaxcifar.train import train_and_evaluate
@@ -45,6 +46,22 @@ def test_predictions_are_those_of_the_evaluation(workdir, monkeypatch):
     assert np.mean(found.argmax(axis=1) == test.labels) == pytest.approx(summary["accuracy"])
     losses = -np.log(found[np.arange(50), test.labels])
     assert losses.mean() == pytest.approx(summary["loss"], rel=1e-4)
+
+
+@pytest.mark.xdist_group("predict")
+def test_runs_of_one_model_share_a_program_and_nothing_else(workdir):
+    images, first = tiny.dataset().test.images, Predictor.from_workdir(workdir)
+    other = Predictor(tiny.config(), first.variables, Normalization((9.0,), (50.0,)), "abcd")
+    first(images)
+    programs = predict._compiled(first.network)._cache_size()
+    found = other(images)
+    assert predict._compiled(other.network)._cache_size() == programs
+    module = other.network.module(*first.variables)
+    module.eval()
+    logits = np.asarray(module((images.astype(np.float32) - 9) / (50 + 1e-7)))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found, first(images))
 
 
 @pytest.mark.xdist_group("predict")
