@@ -1,0 +1,37 @@
+"""CIFAR-10 to 85 % in minutes on a laptop: speed94's recipe, shorter, on smaller images.
+
+    python -m flaxcifar.main --config configs/speed85.py
+
+Batches of 1,000 instead of 2,000 gained 1.3 points on the validation split, 86.20 % instead of
+84.86 % (n = 1 each): with four epochs, more steps count more than large batches.
+"""
+
+from flaxcifar.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model = dict(name="speednet", widths=(64, 256, 256), logit_scale=1 / 256)
+    config.data.name = "cifar10"
+    config.data.pipeline = "resident"
+    config.data.validation_percent = 0.0
+    config.augment = (dict(name="alternating_flip"), dict(name="pad_crop", padding=2))
+    config.progressive_sizes = ((50, 20), (80, 24))
+    config.batch_size = 1000
+    config.eval_batch_size = 2000
+    config.total_epochs = 4
+    config.label_smoothing = 0.2
+    # A large rate, as the logits are divided by 256.
+    sgd = dict(name="sgd", momentum=0.85, nesterov=True, decay=0.004)
+    config.optimizer = dict(sgd, learning_rate=53.0)
+    config.schedule = dict(name="linear")
+    muon = dict(name="muon", learning_rate=0.24, momentum=0.6, ns_steps=3, normalize=True)
+    config.param_groups = (
+        ("whiten/kernel", "frozen"),
+        ("whiten", dict(sgd, learning_rate=106.0, schedule=dict(name="linear", over_epochs=3))),
+        ("stage[0-9]+/conv[0-9]+", muon),
+        ("head", dict(sgd, learning_rate=1340.0)),
+    )
+    config.early_stopping.restore_best = False
+    config.test_views = "mirror_shift"
+    return config
