@@ -51,11 +51,13 @@ def test_predictions_are_those_of_the_evaluation(workdir, monkeypatch):
 @pytest.mark.xdist_group("predict")
 def test_runs_of_one_model_share_a_program_and_nothing_else(workdir):
     images, first = tiny.dataset().test.images, Predictor.from_workdir(workdir)
-    other = Predictor(tiny.config(), first.variables, Normalization((9.0,), (50.0,)), "abcd")
+    other = Predictor(
+        tiny.config(), first.variables, Normalization((9.0,) * 3, (50.0,) * 3), "abcd"
+    )
     first(images)
     programs = predict._compiled(first.network)._cache_size()
     found = other(images)
-    assert predict._compiled(other.network)._cache_size() == programs
+    assert predict._compiled(other.network)._cache_size() == programs > 0
     module = other.network.module(*first.variables)
     module.eval()
     logits = np.asarray(module((images.astype(np.float32) - 9) / (50 + 1e-7)))
