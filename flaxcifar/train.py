@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcifar import console, hosts, parallel
+from flaxcifar import console, hosts, out_of_memory, parallel
 from flaxcifar.checkpoint import Checkpoints, NonFiniteError, space
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
@@ -52,7 +52,8 @@ def train_and_evaluate(
 
     Raises:
       UserError: config, data, devices or workdir do not fit; nothing was written.
-      RunError: the loss is no longer finite, a checkpoint cannot be written, or a signal came.
+      RunError: the loss is no longer finite, a checkpoint cannot be written, a device is out of
+        memory, or a signal came.
     """
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(hosts.own_workdir(Path(workdir)))
@@ -84,6 +85,7 @@ def train_and_evaluate(
             config.eval_batch_size,
             interruption.check,
         )
+        stack.enter_context(out_of_memory.explained(experiment))
         while True:
             try:
                 train(experiment, run, evaluate, checkpoints, interruption, workdir)

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent / "flaxcifar"
 
 # Each module may import modules of its own layer's predecessors only; leaves share the first.
 LAYERS = (
-    "leaves step experiment dispatch evaluate predict estimate abstract aot export keras_weights "
-    "ledger run report outcome train sweep doctor dry_run main"
+    "leaves step experiment dispatch evaluate predict estimate abstract out_of_memory aot export "
+    "keras_weights ledger run report outcome train sweep doctor dry_run main completion"
 ).split()
 
 
