@@ -1,9 +1,10 @@
-"""Compiles training for a TPU that is not there: python -m flaxcifar.aot --config configs/vgg.py
+"""Compiles training for a TPU that is not there.
 
-    python -m flaxcifar.aot --config configs/vgg.py --topology v5e:4x4 --output figures.json
+    python -m flaxcifar.aot --config configs/vgg.py --topology v5e:4x4
 
-The steps are those that training runs; their memory, operations, communication and time are what
-the compiler says of them, and estimates. Needs `pip install -e ".[aot]"`, no TPU and no dataset.
+The steps are those that training runs; their memory, operations, communication
+and time are what the compiler says of them, and estimates. Needs
+pip install -e ".[aot]", no TPU and no dataset.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from flaxcifar import config as configs
 from flaxcifar.data.dataset import Dataset
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.hlo import Program
+from flaxcifar.out_of_memory import memory_of
 from flaxcifar.tpu import Slice
 from flaxcifar.workdir import write_json
 
@@ -89,10 +91,8 @@ def examine(step: abstract.Lowered, part: Slice, keep: Path | None = None) -> es
     seconds, text, size = time.monotonic() - begun, compiled.as_text(), compiled.memory_analysis()
     if keep:
         (keep / f"{part.name.replace(':', '-')}-{step.kind}.hlo.txt").write_text(text)
-    memory = size.argument_size_in_bytes + size.output_size_in_bytes - size.alias_size_in_bytes
-    memory += size.temp_size_in_bytes + size.generated_code_size_in_bytes
     program, cost = Program(text, looped=step.looped), compiled.cost_analysis()
-    found = estimate.figures(program, part, memory, step.flops, cost, step.batch)
+    found = estimate.figures(program, part, memory_of(size), step.flops, cost, step.batch)
     return {"step": step.kind, **found, "compile_seconds": seconds}
 
 
@@ -200,22 +200,24 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     }
 
 
+def parser() -> cli.Parser:
+    """Returns the flags; what it leaves are values of config keys."""
+    result = cli.Parser("aot", __doc__, "--config FILE [--config.KEY=VALUE ...] [FLAGS]")
+    add = result.add_argument
+    add("--config", required=True, metavar="FILE", help="a Python file that has get_config()")
+    words = "v5e:1x1, v6e:16x16, v5p:2x2x1, ...; default v5e:4x4"
+    add("--topology", default="v5e:4x4", metavar="NAME", help=words)
+    add("--classes", type=int, metavar="N", help="where the dataset is none of CIFAR")
+    add("--examples", type=int, metavar="N", help="training images, the same")
+    add("--largest_batch", action="store_true", help="compile for it once more")
+    add("--output", type=Path, metavar="FILE", help="all figures, as JSON")
+    add("--keep", type=Path, metavar="DIR", help="for the compiled programs' text")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Prints the figures, and writes them where asked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.aot",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="a config; --config.key=value, too")
-    parser.add_argument("--topology", default="v5e:4x4", help="v5e:1x1, v6e:16x16, v5p:2x2x1, ...")
-    parser.add_argument("--classes", type=int, help="where the dataset is none of CIFAR")
-    parser.add_argument("--examples", type=int, help="training images, the same")
-    parser.add_argument("--largest_batch", action="store_true", help="compile for it once more")
-    parser.add_argument("--output", type=Path, help="a JSON file for all figures")
-    parser.add_argument("--keep", type=Path, help="a folder for the compiled programs' text")
-    flags, overrides = parser.parse_known_args(argv)
+    flags, overrides = parser().parse_known_args(argv)
     if flags.keep and not flags.keep.is_dir():
         raise UserError(f"--keep {flags.keep} is no folder")
     if flags.output and not flags.output.parent.is_dir():

@@ -1,13 +1,12 @@
-"""TensorBoard of runs: python -m flaxcifar.board [DIR ...] [--port N]
+"""Shows runs in TensorBoard, on a free port.
 
     python -m flaxcifar.board                       every run under runs/
     python -m flaxcifar.board runs/first runs/second
 
-On a free port. Runs that have not ended are named. Notes of TensorBoards that are no longer there,
-which notebooks mistake for running ones, are removed.
+Runs that have not ended are named. Notes of TensorBoards that are no longer
+there, which notebooks mistake for running ones, are removed.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -89,17 +88,21 @@ def free_port(wanted: int | None) -> int:
     raise UserError(f"{where} taken or not allowed: choose another --port")
 
 
+def parser() -> cli.Parser:
+    """Returns the flags."""
+    result = cli.Parser("board", __doc__, "[DIR ...] [--port N]")
+    words = "runs, or folders of runs; default: runs"
+    result.add_argument(
+        "directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help=words
+    )
+    words = "default: the first that is free from 6006 on"
+    result.add_argument("--port", type=int, metavar="N", help=words)
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Runs TensorBoard until it is interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.board",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR")
-    parser.add_argument("--port", type=int, help="default: the first that is free from 6006 on")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError("TensorBoard is not installed: pip install -e '.[board]'")
     runs = find_runs(flags.directories)

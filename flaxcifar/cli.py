@@ -1,10 +1,33 @@
-"""What every command does with its arguments' and its run's mistakes."""
+"""What every command has in common: its help, and what it does with mistakes."""
 
+import argparse
+import functools
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from flaxcifar.errors import RunError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the flags of `python -m flaxcifar.<name>`; help is to fit a screen of 24 x 80."""
+
+    def __init__(self, name: str, description: str, usage: str):
+        """`description` is printed as it is; `usage` are the flags that matter most."""
+        super().__init__(
+            prog=f"python -m flaxcifar.{name}",
+            usage=f"%(prog)s {usage}",
+            description=description,
+            formatter_class=functools.partial(
+                argparse.RawDescriptionHelpFormatter, max_help_position=30
+            ),
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError: a mistake is one line here, too."""
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def run(command: Callable[[list[str]], None]) -> None:

@@ -1,10 +1,11 @@
-"""Looks at what a run needs on this machine: python -m flaxcifar.doctor [--config configs/vgg.py]
+"""Looks at what a run needs on this machine, and says how to mend what is amiss.
 
-Each finding comes with its remedy. With a config its dataset is looked for, too. The exit code is 1
-where training would fail.
+    python -m flaxcifar.doctor --config configs/vgg.py
+
+With a config its dataset is looked for, too. The exit code is 1 where training
+would fail.
 """
 
-import argparse
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -187,16 +188,16 @@ def examine(config: Any = None) -> Iterator[Finding]:
         yield from check(config)
 
 
+def parser() -> cli.Parser:
+    """Returns the flags; what it leaves are values of config keys."""
+    result = cli.Parser("doctor", __doc__, "[--config FILE [--config.KEY=VALUE ...]]")
+    result.add_argument("--config", metavar="FILE", help="a config whose run is prepared")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Prints the findings; raises RunError, for exit code 1, where training would fail."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", help="a config whose run is prepared; --config.key=value, too")
-    flags, overrides = parser.parse_known_args(argv)
+    flags, overrides = parser().parse_known_args(argv)
     if overrides and not flags.config:
         raise UserError(f"unknown argument {overrides[0]!r}: --config is missing")
     config = configs.load(flags.config, overrides) if flags.config else None

@@ -1,6 +1,10 @@
-"""Evaluates a run's best checkpoint: python -m flaxcifar.evaluate --workdir DIR [--split test]"""
+"""Evaluates the best checkpoint of a run.
 
-import argparse
+    python -m flaxcifar.evaluate --workdir runs/first --split validation
+
+Every example counts once, on any number of devices.
+"""
+
 import functools
 import os
 from collections.abc import Callable
@@ -120,13 +124,19 @@ def _part(dataset: Dataset, settings: Any, split: str) -> tuple[Split, np.ndarra
     return dataset.train, chosen
 
 
+def parser() -> cli.Parser:
+    """Returns the flags."""
+    result = cli.Parser("evaluate", __doc__, "--workdir DIR [FLAGS]")
+    add = result.add_argument
+    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    add("--split", default="test", choices=("train", "validation", "test"), help="default: test")
+    add("--views", choices=tuple(WEIGHTS), help="default: as the run's config says")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m flaxcifar.evaluate", allow_abbrev=False)
-    parser.add_argument("--workdir", required=True, help="the directory of a run")
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    parser.add_argument("--views", choices=tuple(WEIGHTS), help="default: as the run's config says")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     values = evaluate_workdir(flags.workdir, flags.split, flags.views)
     results = {flags.split: values["single"], f"{flags.split}, views": values.get("augmented")}
     console.show(console.results_table(f"best checkpoint of {flags.workdir}", results))

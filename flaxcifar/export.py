@@ -1,13 +1,13 @@
-"""Exports a trained model: python -m flaxcifar.export --workdir DIR [--format onnx ...]
+"""Exports a trained model for use without flaxcifar.
 
     python -m flaxcifar.export --workdir runs/first --format stablehlo onnx
 
-Files for use without flaxcifar, in DIR/export or --output: `model.safetensors` has the weights;
-`model.stablehlo`, for `jax.export.deserialize`, and `model.onnx` take images uint8 [N, H, W, 3], of
-any N, to float32 logits, preprocessing included. Each is checked against the model itself.
+Into DIR/export, or --output: model.safetensors has the weights;
+model.stablehlo, for jax.export.deserialize, and model.onnx take images uint8
+[N, H, W, 3], of any N, to float32 logits, preprocessing included. Each is
+checked against the model itself.
 """
 
-import argparse
 import contextlib
 import functools
 import importlib.util
@@ -158,18 +158,20 @@ def export(
     return worst
 
 
+def parser() -> cli.Parser:
+    """Returns the flags."""
+    result = cli.Parser("export", __doc__, "--workdir DIR [FLAGS]")
+    add = result.add_argument
+    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    formats = {"nargs": "+", "choices": FORMATS, "default": list(FORMATS), "metavar": "FORMAT"}
+    add("--format", **formats, help=f"of {', '.join(FORMATS)}; default: all")
+    add("--output", type=Path, metavar="DIR", help="default: export in the workdir")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Writes the files and says how they compare."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--workdir", required=True, help="the directory of a run")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: export in the workdir")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     for name in flags.format:
         for package in FORMATS[name][1]:
             if importlib.util.find_spec(package) is None:

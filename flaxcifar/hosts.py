@@ -28,7 +28,9 @@ _STARTING, SILENCE, _ENDING = 300, 30, 300
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `start`."""
-    group = parser.add_argument_group("several processes, found on Slurm, Open MPI, TPU VMs, or by")
+    group = parser.add_argument_group(
+        "several processes, found on Slurm, Open MPI and TPU VMs, or by"
+    )
     group.add_argument("--distributed", action="store_true", help="whatever JAX can find out")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     group.add_argument("--num_processes", type=int, metavar="N")

@@ -1,14 +1,14 @@
-"""Weights from Keras and for Keras: python -m flaxcifar.keras_weights read|write FILE --workdir DIR
+"""Reads networks from Keras files, and writes them for Keras.
 
-    python -m flaxcifar.keras_weights read cifar100vgg.h5 --workdir runs/vgg --config configs/vgg.py
+    python -m flaxcifar.keras_weights read cifar100vgg.h5 \\
+        --workdir runs/vgg --config configs/vgg.py
     python -m flaxcifar.keras_weights write vgg.weights.h5 --workdir runs/first
 
-`read` makes a workdir of a Keras file, which `evaluate`, `predict` and init_from take like that of
-a run. `write` makes a Keras file, whose network returns logits, of a run's best checkpoint. Where
-Keras is installed its logits have to equal flaxcifar's.
+read makes a workdir of a Keras file, which evaluate, predict and init_from take
+like that of a run. write makes a Keras file, whose network returns logits, of
+the best checkpoint of a run. Keras, if installed, has to give equal logits.
 """
 
-import argparse
 import hashlib
 import math
 import os
@@ -218,22 +218,24 @@ def _names(path: Path | None) -> tuple[str, ...] | None:
     return tuple(line.strip() for line in lines if line.strip())
 
 
+def parser() -> cli.Parser:
+    """Returns the flags; what it leaves are values of config keys."""
+    result = cli.Parser("keras_weights", __doc__, "read|write FILE --workdir DIR [FLAGS]")
+    add = result.add_argument
+    add("direction", choices=("read", "write"))
+    add("file", type=Path, metavar="FILE", help=".weights.h5, .keras or .h5")
+    add("--workdir", required=True, metavar="DIR", help="read: a new one; write: that of a run")
+    words = "read: its model and data; --config.KEY=VALUE, too"
+    add("--config", metavar="FILE", help=words)
+    add("--mean", help="read: subtracted from pixels; default: the data's")
+    add("--std", help="read: divides them; one number or three: 1,2,3")
+    add("--class_names", type=Path, metavar="FILE", help="read: a name a line")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Reads or writes a Keras file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.keras_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("direction", choices=("read", "write"))
-    parser.add_argument("file", type=Path, metavar="FILE", help=".weights.h5, .keras or .h5")
-    parser.add_argument("--workdir", required=True, help="a new directory; for write that of a run")
-    parser.add_argument("--config", help="read: the file's model and data; --config.key=value, too")
-    parser.add_argument("--mean", help="read: subtracted from pixels; default: the config's data's")
-    parser.add_argument("--std", help="read: divides them; one number or three, as in --std=1,2,3")
-    parser.add_argument("--class_names", type=Path, metavar="TXT", help="read: a name a line")
-    flags, overrides = parser.parse_known_args(argv)
+    flags, overrides = parser().parse_known_args(argv)
     if flags.direction == "read":
         if flags.config is None:
             raise UserError("read needs --config: a config whose model is that of the file")

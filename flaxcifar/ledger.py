@@ -16,8 +16,8 @@ from flaxcifar.schedules import Plateau, make_plateau
 # They change how a run is computed or how long it is, but nothing that was computed before.
 _MAY_CHANGE = frozenset(
     "checkpoint.every_epochs checkpoint.every_minutes checkpoint.every_steps data.dir "
-    "data.cache_dir data.pipeline eval_batch_size on_nonfinite report steps_per_dispatch "
-    "total_epochs total_steps".split()
+    "data.cache_dir data.memory_gb data.pipeline eval_batch_size on_nonfinite report "
+    "steps_per_dispatch total_epochs total_steps".split()
 )
 
 

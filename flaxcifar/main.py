@@ -1,9 +1,9 @@
-"""Trains: python -m flaxcifar.main --config configs/vgg.py [--config.key=value ...] [--workdir DIR]
+"""Trains a config, or goes on where the same command was interrupted.
 
-An interrupted run goes on when the same command, --workdir included, is given again.
+    python -m flaxcifar.main --config configs/vgg.py --workdir runs/first \\
+        --config.total_epochs=50 --config.optimizer.learning_rate=0.05
 """
 
-import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,42 +14,26 @@ from flaxcifar.errors import UserError
 from flaxcifar.workdir import fresh_workdir
 
 
+def parser() -> cli.Parser:
+    """Returns the flags; what it leaves are values of config keys."""
+    result = cli.Parser("main", __doc__, "--config FILE [--config.KEY=VALUE ...] [FLAGS]")
+    add = result.add_argument
+    add("--config", required=True, metavar="FILE", help="a Python file that has get_config()")
+    add("--workdir", metavar="DIR", help="for results and checkpoints; default: new, in runs/")
+    add("--dry_run", action="store_true", help="print the plan, with times; write nothing")
+    add("--seeds", type=int, default=1, metavar="N", help="train N seeds: mean and spread")
+    words = "train every value of a config key; may be repeated"
+    add("--sweep", action="append", default=[], metavar="KEY=A,B", help=words)
+    words = "keys that may differ from the workdir's run"
+    add("--allow_change", default="", metavar="KEY,...", help=words)
+    add("--strict", action="store_true", help="refuse to resume where the newest is damaged")
+    hosts.add_flags(result)
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Parses flags, checks the config before JAX is imported, and trains."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.main",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="a Python file that has get_config()")
-    parser.add_argument("--workdir", help="where results go, and whence a run is resumed")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse to resume from an older checkpoint where the newest is damaged",
-    )
-    parser.add_argument(
-        "--allow_change",
-        default="",
-        metavar="KEY,...",
-        help="config keys that may differ from those that the workdir's run began with",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="train N seeds; report mean and spread"
-    )
-    parser.add_argument(
-        "--sweep",
-        action="append",
-        default=[],
-        metavar="KEY=A,B",
-        help="train every value of a config key; several times for all combinations",
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print the plan, with times; write nothing"
-    )
-    hosts.add_flags(parser)
-    flags, overrides = parser.parse_known_args(argv)
+    flags, overrides = parser().parse_known_args(argv)
     checked = config.load(flags.config, overrides)
     name = f"{Path(flags.config).stem}-{checked.data.name}"
     options = {

@@ -1,11 +1,10 @@
-"""Classifies images: python -m flaxcifar.predict --workdir DIR IMAGE_OR_FOLDER... [--top 5]
+"""Classifies images of any format and size that Pillow reads.
 
-    python -m flaxcifar.predict --workdir runs/first cat.png photos/ --output predictions.csv
+    python -m flaxcifar.predict --workdir runs/first cat.png photos/ --top 3
 
-Any format and size that Pillow reads. Images that cannot be read are named, and the rest go on.
+Images that cannot be read are named, and the rest go on.
 """
 
-import argparse
 import csv
 import functools
 import json
@@ -194,20 +193,21 @@ def draw(path: Path, predictions: Sequence[Prediction]) -> None:
     figure.savefig(path, dpi=150)
 
 
+def parser() -> cli.Parser:
+    """Returns the flags."""
+    result = cli.Parser("predict", __doc__, "--workdir DIR IMAGE_OR_FOLDER... [FLAGS]")
+    add = result.add_argument
+    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders with all that is in them")
+    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    add("--top", type=int, default=5, metavar="N", help="classes of each image; default 5")
+    add("--output", type=Path, metavar="FILE", help="all predictions, as .csv or .json")
+    add("--draw", type=Path, metavar="FILE", help="a picture of the first images with their class")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Prints, and writes where asked, the predictions."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--workdir", required=True, help="the directory of a run")
-    parser.add_argument("--top", type=int, default=5, help="classes of each image; default 5")
-    parser.add_argument("--output", type=Path, help="all predictions, as .csv or .json")
-    parser.add_argument("--draw", type=Path, help="a picture of the first images with their class")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     if flags.top < 1:
         raise UserError(f"--top is {flags.top}; it must be at least 1")
     if flags.output and flags.output.suffix not in (".csv", ".json"):

@@ -1,13 +1,13 @@
-"""Shows that a run resumes exactly: trains it straight, and again while killing it.
+"""Shows that a run resumes exactly: trains it straight, and again, killing it.
 
-    python -m flaxcifar.verify_resume --config configs/quickstart.py [--config.key=value ...]
+    python -m flaxcifar.verify_resume --config configs/quickstart.py --kills 10
 
-The second run is killed (SIGKILL) at random moments and started again until it ends. Then both must
-have the same parameters, statistics, optimizer state, metrics and summary, to the bit. Where it
-ends before it was killed as often as asked, another one is killed.
+The second run is killed (SIGKILL) at random moments and started again until it
+ends. Then both must have the same parameters, statistics, optimizer state,
+metrics and summary, to the bit. Where it ends before it was killed as often as
+asked, another one is killed.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -26,20 +26,21 @@ from flaxcifar import cli, config, console
 from flaxcifar.errors import RunError, UserError
 
 
+def parser() -> cli.Parser:
+    """Returns the flags; what it leaves are values of config keys."""
+    result = cli.Parser("verify_resume", __doc__, "--config FILE [--config.KEY=VALUE ...]")
+    add = result.add_argument
+    add("--config", required=True, metavar="FILE", help="a Python file that has get_config()")
+    add("--steps", type=int, default=40, metavar="N", help="length of the run; default 40")
+    add("--kills", type=int, default=5, metavar="N", help="default 5")
+    add("--seed", type=int, default=0, metavar="N", help="of the moments of the kills")
+    add("--workdir", metavar="DIR", help="keeps the runs there, in straight/ and killed1/")
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Trains, kills, compares; raises RunError where the two runs differ."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.verify_resume",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="a Python file that has get_config()")
-    parser.add_argument("--steps", type=int, default=40, help="length of the run; default 40")
-    parser.add_argument("--kills", type=int, default=5, help="default 5")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--workdir", help="keeps the runs there, in straight/ and killed1/")
-    flags, overrides = parser.parse_known_args(argv)
+    flags, overrides = parser().parse_known_args(argv)
     if flags.steps < 1 or flags.kills < 1:
         raise UserError("--steps and --kills must be at least 1")
     config.load(flags.config, overrides)

@@ -1,5 +1,5 @@
 """A page that shows what a run did: python -m flaxcifar.report --workdir DIR"""
 
-from flaxcifar.report.command import conclude_report, write_report
+from flaxcifar.report.command import conclude_report, main, parser, write_report
 
-__all__ = ["conclude_report", "write_report"]
+__all__ = ["conclude_report", "main", "parser", "write_report"]

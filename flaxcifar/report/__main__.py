@@ -1,6 +1,6 @@
 """python -m flaxcifar.report"""
 
 from flaxcifar import cli
-from flaxcifar.report.command import main
+from flaxcifar.report import main
 
 cli.run(main)

@@ -1,16 +1,15 @@
-"""Writes a run's report: python -m flaxcifar.report --workdir DIR [--output FILE]
+"""Writes the report of a run, or of several side by side, as one HTML page.
 
     python -m flaxcifar.report --workdir runs/first
-    python -m flaxcifar.report --compare runs/first runs/second --output comparison.html
+    python -m flaxcifar.report --compare runs/first runs/second
 
-One file that needs no server and no network. A run that has not ended is shown as far as it is,
-without the test split.
+The page needs no server and no network. A run that has not ended is shown as
+far as it is, without the test split.
 """
 
-import argparse
 from pathlib import Path
 
-from flaxcifar import console
+from flaxcifar import cli, console
 from flaxcifar.errors import UserError
 from flaxcifar.report import tensorboard
 from flaxcifar.report.comparison import of_comparison
@@ -32,11 +31,11 @@ def write_report(workdir: Path, output: Path | None = None) -> Path:
 
 
 def conclude_report(workdir: Path) -> Path:
-    """Writes the report of a run that has ended, and its pictures and results to TensorBoard."""
+    """Writes the pictures and results of a run that has ended to TensorBoard, then its report."""
     run, details = read_run(workdir), read_details(workdir)
+    tensorboard.write(run, details)
     output = workdir / "report.html"
     write_text(output, of_run(run, details))
-    tensorboard.write(run, details)
     return output
 
 
@@ -46,19 +45,20 @@ def write_comparison(workdirs: list[Path], output: Path) -> Path:
     return output
 
 
+def parser() -> cli.Parser:
+    """Returns the flags."""
+    result = cli.Parser("report", __doc__, "(--workdir DIR | --compare DIR DIR...) [FLAGS]")
+    runs = result.add_mutually_exclusive_group(required=True)
+    runs.add_argument("--workdir", type=Path, metavar="DIR", help="the directory of a run")
+    runs.add_argument("--compare", type=Path, nargs="+", metavar="DIR", help="several of them")
+    words = "default: report.html in the workdir; comparison.html here"
+    result.add_argument("--output", type=Path, metavar="FILE", help=words)
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Writes one page and says where it is."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxcifar.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    runs = parser.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--workdir", type=Path, help="the directory of a run")
-    runs.add_argument("--compare", type=Path, nargs="+", metavar="DIR", help="several of them")
-    parser.add_argument("--output", type=Path, help="default: report.html in the workdir")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     if flags.output and not flags.output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {flags.output.absolute().parent}")
     if flags.workdir:

@@ -1,0 +1,50 @@
+"""Every command of the package by its name: flaxcifar COMMAND ..."""
+
+import runpy
+import sys
+
+from flaxcifar import __version__, cli
+from flaxcifar.errors import UserError
+from flaxcifar.registry import suggestion
+
+# Of each command its module and what it does.
+COMMANDS = {
+    "train": ("main", "train a config, or go on where that was interrupted"),
+    "evaluate": ("evaluate", "evaluate the best checkpoint of a run"),
+    "predict": ("predict", "classify images"),
+    "report": ("report", "write the page of a run, or of several side by side"),
+    "board": ("board", "show runs in TensorBoard"),
+    "export": ("export", "write a model for use without flaxcifar"),
+    "keras_weights": ("keras_weights", "read networks from Keras files, and write them"),
+    "doctor": ("doctor", "look at what a run needs on this machine"),
+    "verify_resume": ("verify_resume", "show that a run that is killed goes on exactly"),
+    "aot": ("aot", "compile training for a TPU that is not there"),
+    "completion": ("completion", "print what makes a shell complete all of these"),
+}
+
+_EXAMPLE = "flaxcifar train --config configs/quickstart.py --workdir runs/first"
+
+
+def main() -> None:
+    """Runs a command exactly as `python -m flaxcifar.<module>` does."""
+    cli.run(_run)
+
+
+def _run(argv: list[str]) -> None:
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        lines = [f"    {key:<14} {words}" for key, (_, words) in COMMANDS.items()]
+        print("usage: flaxcifar COMMAND ... (COMMAND --help lists its flags)", "", sep="\n")
+        print(*lines, "", f"    {_EXAMPLE}", sep="\n")
+    elif name == "--version":
+        print(f"flaxcifar {__version__}")
+    elif name in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"flaxcifar.{COMMANDS[name][0]}", run_name="__main__")
+    else:
+        known = ", ".join(COMMANDS)
+        raise UserError(f"no command {name!r}{suggestion(name, COMMANDS)} (there are: {known})")
+
+
+if __name__ == "__main__":
+    main()
