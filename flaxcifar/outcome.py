@@ -62,6 +62,8 @@ def is_finished(workdir: Path, config: Any) -> bool:
         return False
     console.say(f"{workdir} holds this run, finished ({summary['stop_reason']}): nothing to do")
     show_results(summary)
+    if config.report and not (workdir / "report.html").exists():
+        _report(workdir)  # it was killed over it
     return True
 
 
@@ -123,6 +125,8 @@ def conclude(
             "total_seconds": clock["total_seconds"],
         },
     }
+    # That of a shorter run, if any; it is written last, so one that is there is whole.
+    (workdir / "report.html").unlink(missing_ok=True)
     write_json(workdir / "summary.json", summary)
     show_results(summary)
     console.say(f"summary: {workdir / 'summary.json'}; checkpoints: {workdir / 'checkpoints'}")

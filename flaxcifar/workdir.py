@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+import numpy as np
 
 from flaxcifar.errors import UserError
+from flaxcifar.events import Events
 
 try:
     import fcntl
@@ -93,32 +95,66 @@ def read_json(path: Path) -> Any | None:
         raise UserError(f"{path} is damaged ({error}); move it away to go on") from None
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a file of JSON lines that may be missing or end within one."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
 class Logbook:
     """`metrics.jsonl` and TensorBoard: a row an epoch.
 
     `metrics.jsonl` holds only what the config determines, so that two runs, or a run and its
-    resumption, can be compared to the bit; rates and seconds go to `timing.jsonl`, which need not
-    be complete, and to TensorBoard.
+    resumption, can be compared to the bit; rates and times go to `timing.jsonl`, which need not be
+    complete, and to TensorBoard.
     """
 
     def __init__(self, workdir: Path, history: Sequence[dict[str, Any]]):
         """Continues after `history`, the rows so far; what an interrupted run wrote later goes."""
-        self._metrics = workdir / "metrics.jsonl"
-        self._timing = workdir / "timing.jsonl"
-        write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in history))
-        step = history[-1]["step"] + 1 if history else 0
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step)
+        self._metrics, self._timing = workdir / "metrics.jsonl", workdir / "timing.jsonl"
+        found = {row["step"]: row for row in read_rows(self._timing)}
+        timing = [found[row["step"]] for row in history if row["step"] in found]
+        for path, rows in ((self._metrics, history), (self._timing, timing)):
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._events = Events(workdir / "tensorboard")
+        for row in history:
+            self._show(row, found.get(row["step"], {}))
+        self._events.flush()
 
     def write(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """Adds a row of numbers, `step` and `epoch` among them, and what it took."""
-        for path, values in ((self._metrics, row), (self._timing, {"step": row["step"], **timing})):
+        timing = {"step": row["step"], **timing, "time": time.time()}
+        for path, values in ((self._metrics, row), (self._timing, timing)):
             with path.open("a") as file:
                 file.write(json.dumps(values) + "\n")
-        for name, value in {**row, **timing}.items():
-            if name not in ("step", "epoch"):
-                tag = re.sub("^(train|validation)_", r"\1/", name)
-                self._board.add_scalar(tag, value, row["step"])
-        self._board.flush()
+        self._show(row, timing)
+        self._events.flush()
+
+    def conclude(
+        self,
+        step: int,
+        results: Mapping[str, float],
+        settings: Mapping[str, bool | float | str],
+        pictures: Mapping[str, np.ndarray],
+    ) -> None:
+        """Shows in TensorBoard the final numbers, the config and pictures, uint8 [H, W, 3]."""
+        self._events.scalars(results, step, None)
+        self._events.settings(settings)
+        for tag, picture in pictures.items():
+            self._events.picture(tag, picture, step)
 
     def close(self) -> None:
-        self._board.close()
+        self._events.close()
+
+    def _show(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        values = {
+            re.sub("^(train|validation)_", r"\1/", name): value
+            for name, value in {**row, **timing}.items()
+            if name not in ("step", "epoch", "time")
+        }
+        self._events.scalars(values, row["step"], timing.get("time"))

@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import events
 import numpy as np
 import pytest
 import tiny
@@ -34,14 +35,17 @@ def dataset():
     return dataclasses.replace(found, class_names=(NASTY, NO_TEXT, *found.class_names[2:]))
 
 
+def run_config():
+    return tiny.config(report=True, param_groups=(("stage1", "frozen"),))
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """Of a run of two epochs that has written its report."""
     workdir = tmp_path_factory.mktemp("runs") / "first"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda config: dataset())
-        changes = {"report": True, "param_groups": (("stage1", "frozen"),)}
-        train_and_evaluate(tiny.config(**changes), workdir)
+        train_and_evaluate(run_config(), workdir)
     return workdir
 
 
@@ -170,24 +174,48 @@ def test_large_pictures_are_made_smaller(workdir, tmp_path, monkeypatch):
 
 
 def test_tensorboard_has_pictures_and_results(workdir):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(workdir / "tensorboard"), {"images": 0, "tensors": 0})
-    events.Reload()
-    tags = events.Tags()
+    found = events.shown(workdir)
     names = {"test/mistakes", "test/any", "train/augmented", "filters", "test/confusion"}
-    assert set(tags["images"]) == names
-    assert any(tag.startswith("_hparams_") for tag in events.summary_metadata)
-    picture = events.Images("test/any")[0]
-    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+    assert names <= found.keys()
+    assert any(tag.startswith("_hparams_") for tag in found)
+    (picture,) = found["test/any"]
+    pixels = np.asarray(Image.open(io.BytesIO(picture.value[2])))
     some = np.random.default_rng(0).permutation(50)[:48]
     np.testing.assert_array_equal(pixels[8:16, 16:24], dataset().test.images[some[10]])
     summary = json.loads((workdir / "summary.json").read_text())
-    (found,) = events.Scalars("final/accuracy")
-    assert found.value == pytest.approx(summary["test"]["accuracy"])
-    for tag in tags["scalars"]:
-        steps = [event.step for event in events.Scalars(tag)]
-        assert steps == sorted(set(steps)), tag
+    (accuracy,) = found["final/accuracy"]
+    assert accuracy.value == pytest.approx(summary["test"]["accuracy"])
+    assert accuracy.step == summary["steps"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "place", ["outcome.write_json", "report.command.tensorboard.write", "report.command.write_text"]
+)
+def test_a_run_killed_at_its_end_has_everything_once_in_the_end(
+    place, workdir, tmp_path, monkeypatch
+):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "summary.json").unlink()
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"flaxcifar.{place}", die)
+        with pytest.raises(Killed):
+            train_and_evaluate(run_config(), run)
+    assert not (run / "report.html").exists()
+    train_and_evaluate(run_config(), run)
+    assert (run / "report.html").exists() and (run / "summary.json").exists()
+    found, expected = (
+        {t: [e.step for e in s] for t, s in events.shown(w).items()} for w in (run, workdir)
+    )
+    assert found == expected
+    assert all(steps == sorted(set(steps)) for steps in found.values())
 
 
 def test_what_is_frozen_is_marked(workdir):

@@ -1,7 +1,6 @@
 """What a run's own files say of it: its config, its rows, its results."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from flaxcifar.checkpoint import read_best
 from flaxcifar.config import default_config, to_json
 from flaxcifar.ledger import config_changes
-from flaxcifar.workdir import read_json
+from flaxcifar.workdir import read_json, read_rows
 
 Row = dict[str, Any]
 
@@ -55,8 +54,8 @@ def read_run(workdir: Path) -> RunFiles:
         name=workdir.resolve().name,
         workdir=workdir,
         config=config,
-        history=_rows(workdir / "metrics.jsonl"),
-        timing=_rows(workdir / "timing.jsonl"),
+        history=read_rows(workdir / "metrics.jsonl"),
+        timing=read_rows(workdir / "timing.jsonl"),
         summary=read_json(workdir / "summary.json"),
     )
 
@@ -69,16 +68,3 @@ def with_names(runs: Iterable[RunFiles]) -> list[RunFiles]:
         dataclasses.replace(run, name=str(run.workdir)) if names.count(run.name) > 1 else run
         for run in runs
     ]
-
-
-def _rows(path: Path) -> list[Row]:
-    """Returns the whole lines of a file that may be missing or end within one."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
