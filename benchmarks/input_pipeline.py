@@ -3,7 +3,8 @@
     python -m benchmarks.input_pipeline --models crcv,vgg16
 
 flaxcifar runs `train_and_evaluate` with the host and the resident pipeline, with and without the
-recipe's augmentation; the rate is the one in its summary. Keras runs `fit` on tf.data without
+recipe's augmentation, and as it does for images that memory does not hold; the rate is the one in
+its summary. Keras runs `fit` on tf.data without
 augmentation, and with the same augmentation by preprocessing layers in tf.data and by an
 ImageDataGenerator (NumPy and SciPy). A share is of the bare step in the same turn: the same step on
 a batch that lies on the device.
@@ -32,6 +33,7 @@ LOOPS = {
     "flaxcifar": {
         "host": dict(pipeline="host", augment=False),
         "host, augmented": dict(pipeline="host", augment=True),
+        "from disk, augmented": dict(pipeline="host", augment=True, memory_gb=1e-3),
         "resident": dict(pipeline="resident", augment=False),
         "resident, augmented": dict(pipeline="resident", augment=True),
     },

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -10,11 +11,16 @@ import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flaxcifar import checkpoint, clock, data, ledger, train
-from flaxcifar.checkpoint import read_best
+from flaxcifar.checkpoint import Checkpoints, read_best
 from flaxcifar.config import to_json
+from flaxcifar.console import TrainingProgress
+from flaxcifar.data.dataset import Split
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.evaluate import evaluate_workdir
+from flaxcifar.experiment import build
 from flaxcifar.interruption import Interrupted, Interruption
+from flaxcifar.run import resume_or_start
 from flaxcifar.train import train_and_evaluate
 from flaxcifar.workdir import locked
 
@@ -101,6 +107,30 @@ def test_a_run_of_several_steps_a_dispatch_goes_on_to_the_bit(tmp_path, monkeypa
         np.testing.assert_array_equal(got, want)
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("straight", "killed")]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.xdist_group("resume")
+def test_images_read_from_disk_give_the_same_run(uninterrupted, tmp_path, monkeypatch):
+    found = tiny.dataset()
+
+    def on_disk(name):
+        split = getattr(found, name)
+        np.save(tmp_path / f"{name}.npy", split.images)
+        return Split(OnDisk(tmp_path / f"{name}.npy"), split.labels)
+
+    stored = dataclasses.replace(found, train=on_disk("train"), test=on_disk("test"))
+    monkeypatch.setattr(data, "load", lambda config: stored)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 13)
+        with pytest.raises(Killed):
+            train_and_evaluate(tiny.config(**FULL), tmp_path / "run")
+    state = train_and_evaluate(tiny.config(**FULL), tmp_path / "run")
+    workdir, expected = uninterrupted
+    for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(got, want)
+    lines = [(place / "metrics.jsonl").read_bytes() for place in (workdir, tmp_path / "run")]
+    assert lines[0] == lines[1]
+    assert summary(tmp_path / "run")["test"] == summary(workdir)["test"]
 
 
 @pytest.mark.xdist_group("resume")
@@ -390,3 +420,31 @@ def test_too_small_a_disk_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(UserError, match="has 0 MB left on its disk"):
         train_and_evaluate(tiny.config(), tmp_path)
+
+
+def test_the_resident_loop_moves_nothing_but_indices_to_the_device(tmp_path, monkeypatch):
+    moved = []
+    compiled = train._compiled
+
+    def watched(recipe, devices):
+        def step(*args):
+            leaves = jax.tree.leaves(args)
+            moved.append([leaf.shape for leaf in leaves if not isinstance(leaf, jax.Array)])
+            with jax.transfer_guard("allow"):
+                return compiled(recipe, devices)(*args)
+
+        return step
+
+    monkeypatch.setattr(train, "_compiled", watched)
+    exp = build(tiny.config(**{"data.pipeline": "resident", "steps_per_dispatch": 0}))
+    with Checkpoints(tmp_path) as checkpoints:
+        run = resume_or_start(exp, checkpoints, strict=False)
+    progress = TrainingProgress(exp.total_steps, exp.total_epochs)
+    train_fn = train.make_train_fn(exp)
+    with jax.transfer_guard("disallow"):
+        train.train_epoch(
+            exp, train_fn, run, 0, progress, lambda step: False, lambda: None, tmp_path
+        )
+    # One dispatch: how many steps it has, and which images.
+    assert moved == [[(), (9, 16)]]
+    assert run.step == 9

@@ -98,9 +98,10 @@ def loss(experiment: Experiment, weights: Arrays, images: np.ndarray, labels: np
     return float(run(weights, {"image": images, "label": labels}))
 
 
-def fit(job: Job, pipeline: str, augment: bool, steps: int) -> float:
+def fit(job: Job, pipeline: str, augment: bool, steps: int, memory_gb: float = 0.0) -> float:
     """Returns the images/s that a run of `train_and_evaluate` reports in its summary."""
-    settings = recipe(job, f"data.pipeline={pipeline}", f"total_steps={steps}")
+    changes = (f"data.pipeline={pipeline}", f"data.memory_gb={memory_gb}", f"total_steps={steps}")
+    settings = recipe(job, *changes)
     if augment:
         settings.augment = config.load(ROOT / "configs" / MODELS[job.model][0]).augment
     with tempfile.TemporaryDirectory() as workdir:

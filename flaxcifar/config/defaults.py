@@ -37,6 +37,9 @@ def default_config() -> ConfigDict:
     c.data.normalization = "channel"
     # "host" (tf.data) or "resident" (the whole dataset on the device).
     c.data.pipeline = "host"
+    # Where the images take more than so many GB each batch is read from disk when it is needed;
+    # 0 = half of the machine's memory. It changes no result.
+    c.data.memory_gb = 0.0
     # Decoded images are kept here; "" = ~/.cache/flaxcifar.
     c.data.cache_dir = ""
 

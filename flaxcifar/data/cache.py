@@ -7,6 +7,7 @@ and renamed, so that it is there as a whole or not at all.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -19,31 +20,31 @@ import numpy as np
 
 from flaxcifar import console
 from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.data.source import Source, content_key
 from flaxcifar.errors import UserError
 
 _STALE_SECONDS = 24 * 3600
+_CHUNK = 2**22  # bytes that are hashed at a time
 
 
-def cached(source: Source, cache_dir: str) -> Dataset:
-    """Returns the dataset, memory-mapped; decodes and stores it first where it is not yet there.
+def cached(source: Source, cache_dir: str, most: float = math.inf) -> Dataset:
+    """Returns the dataset; decodes and stores it first where it is not yet there.
 
-    cache_dir "" is `flaxcifar` in $XDG_CACHE_HOME or ~/.cache. A damaged entry is written anew.
-    Raises UserError where the folder cannot be written, and whatever decoding raises.
+    Its images are mapped into memory, or `OnDisk` where they are more than `most` bytes. cache_dir
+    "" is `flaxcifar` in $XDG_CACHE_HOME or ~/.cache. A damaged entry is written anew. Raises
+    UserError where the folder cannot be written, and whatever decoding raises.
     """
     directory = _directory(cache_dir)
     with _writing(directory):
         (directory / "hashes").mkdir(parents=True, exist_ok=True)
         key = content_key(source, directory / "hashes")
     entry = directory / f"{re.sub(r'[^A-Za-z0-9]', '-', source.name)}-{key[:24]}"
-    dataset = _read(entry)
+    dataset = _read(entry, most)
     if dataset is None:
-        with console.working(f"decoding {source.name}, once"):
-            decoded = source.decode()
-        with _writing(directory):
-            _write(entry, decoded)
-        del decoded
-        dataset = _read(entry)
+        with _writing(directory), console.working(f"decoding {source.name}, once"):
+            _write(entry, source)
+        dataset = _read(entry, most)
     if dataset is None:
         raise UserError(f"the cache entry {entry} does not last: does something else write there?")
     return dataset
@@ -54,6 +55,8 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename and not Path(str(error.filename)).is_relative_to(directory):
+            raise
         raise UserError(
             f"the cache in {directory} cannot be written ({error.strerror}): free some space there "
             "or choose another folder with --config.data.cache_dir=DIR"
@@ -67,20 +70,24 @@ def _directory(cache_dir: str) -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "flaxcifar"
 
 
-def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
+def _arrays(dataset: Dataset) -> dict[str, np.ndarray | OnDisk]:
     splits = {"train": dataset.train, "test": dataset.test}
-    images = {f"{name}_images": np.ascontiguousarray(s.images) for name, s in splits.items()}
-    return images | {f"{name}_labels": s.labels for name, s in splits.items()}
+    images = {f"{name}_images": split.images for name, split in splits.items()}
+    return images | {f"{name}_labels": split.labels for name, split in splits.items()}
 
 
-def _read(entry: Path) -> Dataset | None:
+def _read(entry: Path, most: float) -> Dataset | None:
     """Returns the dataset of the entry; None where it is missing, incomplete or cut short."""
     try:
         manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
         arrays = {}
+        in_memory = sum(path.stat().st_size for path in entry.glob("*_images.npy")) <= most
         for name, (shape, dtype, size) in manifest.pop("arrays").items():
             path = entry / f"{name}.npy"
-            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            if in_memory or name.endswith("labels"):
+                array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            else:
+                array = OnDisk(path)
             if [list(array.shape), str(array.dtype), path.stat().st_size] != [shape, dtype, size]:
                 return None
             arrays[name] = array
@@ -97,28 +104,38 @@ def _read(entry: Path) -> Dataset | None:
         return None
 
 
-def _write(entry: Path, dataset: Dataset) -> None:
-    """Stores the dataset, with its fingerprint, as `entry`, whatever lay there before."""
+def _write(entry: Path, source: Source) -> None:
+    """Decodes the dataset and stores it, with its fingerprint, whatever lay at `entry` before."""
     _remove_stale(entry.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))
+    made: list[OnDisk] = []
+
+    def empty(shape: tuple[int, int, int, int]) -> OnDisk:
+        made.append(OnDisk.create(temporary / f"images-{len(made)}", shape))
+        return made[-1]
+
     try:
+        dataset = source.decode(empty)
         arrays = _arrays(dataset)
         manifest = _manifest(dataset, arrays)
         for name, array in arrays.items():
-            with open(temporary / f"{name}.npy", "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                _flush(file)
-            size = (temporary / f"{name}.npy").stat().st_size
-            manifest["arrays"][name] = [array.shape, str(array.dtype), size]
-        with open(temporary / "manifest.json", "w", encoding="utf-8") as file:
-            json.dump(manifest, file)
-            _flush(file)
+            path = temporary / f"{name}.npy"
+            if isinstance(array, OnDisk):
+                os.rename(array.path, path)
+            else:
+                np.save(path, array, allow_pickle=False)
+            _flush(path)
+            manifest["arrays"][name] = [array.shape, str(array.dtype), path.stat().st_size]
+        for images in made:
+            images.path.unlink(missing_ok=True)  # of a split that the dataset does not have
+        (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        _flush(temporary / "manifest.json")
         _move(temporary, entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray]) -> dict:
+def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:
     """Returns all but the arrays, and the fingerprint of everything."""
     superclass_of = dataset.superclass_of
     words = {
@@ -129,7 +146,9 @@ def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray]) -> dict:
     fingerprint = hashlib.sha256(json.dumps(words).encode())
     for name, array in arrays.items():
         fingerprint.update(f"{name} {array.dtype} {array.shape}".encode())
-        fingerprint.update(array)
+        count = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
+        for start in range(0, len(array), count):
+            fingerprint.update(np.ascontiguousarray(array[start : start + count]))
     return words | {"name": dataset.name, "fingerprint": fingerprint.hexdigest(), "arrays": {}}
 
 
@@ -142,7 +161,7 @@ def _move(temporary: Path, entry: Path) -> None:
         except OSError:
             if not entry.exists():
                 raise
-            if _read(entry) is not None:
+            if _read(entry, math.inf) is not None:
                 return
         damaged = tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent)
         try:
@@ -152,9 +171,9 @@ def _move(temporary: Path, entry: Path) -> None:
         shutil.rmtree(damaged, ignore_errors=True)
 
 
-def _flush(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _flush(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _remove_stale(directory: Path) -> None:

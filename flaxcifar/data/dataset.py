@@ -1,17 +1,21 @@
-"""A dataset in memory: what every source gives and every pipeline takes."""
+"""A dataset: what every source gives and every pipeline takes."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import UserError
 
 
 @dataclass(frozen=True)
 class Split:
-    """Examples: `images` uint8 [N, H, W, 3], maybe memory-mapped, and `labels` int32 [N]."""
+    """Examples: `images` uint8 [N, H, W, 3] and `labels` int32 [N].
 
-    images: np.ndarray
+    The images are in memory, mapped into it, or `OnDisk`: to be indexed by rows.
+    """
+
+    images: np.ndarray | OnDisk
     labels: np.ndarray
 
     def __post_init__(self):

@@ -9,16 +9,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flaxcifar import console
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import UserError
 
 
-def read_images(paths: Sequence[PathLike], size: int) -> np.ndarray:
-    """Returns the images in `paths` as RGB, uint8 [N, size, size, 3], read by several threads.
+def read_images(paths: Sequence[PathLike], images: np.ndarray | OnDisk) -> None:
+    """Fills `images`, uint8 [N, S, S, 3], with those in `paths` as RGB; several threads read.
 
     The EXIF orientation is applied and transparency dropped. Raises UserError that names the first
     file that cannot be read or has more pixels than Pillow takes for sane.
     """
-    images = np.empty((len(paths), size, size, 3), np.uint8)
+    size = images.shape[1]
 
     def read(position: int) -> None:
         images[position] = _read_image(paths[position], size)
@@ -35,7 +36,6 @@ def read_images(paths: Sequence[PathLike], size: int) -> np.ndarray:
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise
-    return images
 
 
 def try_images(paths: Sequence[PathLike], size: int) -> list[np.ndarray | UserError]:

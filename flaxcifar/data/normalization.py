@@ -1,5 +1,6 @@
 """Mean and standard deviation of the training images."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from flaxcifar.errors import UserError
 
 # As in cifar-vgg; it matters only where all pixels are equal.
 _EPSILON = 1e-7
-_CHUNK = 4096
+_CHUNK = 2**20  # pixels that are counted at a time
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def statistics(images: np.ndarray, indices: np.ndarray, kind: str) -> Normalizat
     if kind not in ("channel", "scalar"):
         raise UserError(f"unknown normalization {kind!r} (there are: channel, scalar, unit)")
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(indices), _CHUNK):
-        chunk = images[indices[start : start + _CHUNK]]
+    count = max(1, _CHUNK // math.prod(images.shape[1:3]))
+    for start in range(0, len(indices), count):
+        chunk = images[indices[start : start + count]]
         for channel, histogram in enumerate(counts):
             histogram += np.bincount(chunk[..., channel].ravel(), minlength=256)
     if kind == "scalar":

@@ -10,13 +10,14 @@ import numpy as np
 
 from flaxcifar import console
 from flaxcifar.data.dataset import Dataset, Split, superclasses
+from flaxcifar.data.source import Empty
 from flaxcifar.data.tensorflow import failure, import_tensorflow, import_tfds
 from flaxcifar.errors import UserError
 
 _BATCH = 512
 
 
-def read_prepared(name: str, root: Path, image_size: int) -> Dataset:
+def read_prepared(name: str, root: Path, image_size: int, empty: Empty) -> Dataset:
     """Returns the "train" split and, as test, the first of "test" and "validation" with labels.
 
     Raises UserError where these or the features "image" and "label" are missing, and for damaged
@@ -31,7 +32,7 @@ def read_prepared(name: str, root: Path, image_size: int) -> Dataset:
     for split in ("train", "test", "validation"):
         if split in splits:
             with _reading(root):
-                read[split] = _read(builder, split, image_size)
+                read[split] = _read(builder, split, image_size, empty)
     labelled = [split for split, (s, _) in read.items() if len(s) and s.labels.min() >= 0]
     if len(labelled) < 2 or labelled[0] != "train":
         raise UserError(
@@ -73,7 +74,9 @@ def _check_features(name: str, features: dict[str, Any], tfds: Any) -> None:
         )
 
 
-def _read(builder: Any, name: str, image_size: int) -> tuple[Split, np.ndarray | None]:
+def _read(
+    builder: Any, name: str, image_size: int, empty: Empty
+) -> tuple[Split, np.ndarray | None]:
     """Returns a split in its stored order, and int32 [N] coarse labels where there are some."""
     tf = import_tensorflow()
     keys = [key for key in ("label", "coarse_label") if key in builder.info.features]
@@ -86,7 +89,7 @@ def _read(builder: Any, name: str, image_size: int) -> tuple[Split, np.ndarray |
         return {"image": image} | {key: tf.cast(example[key], tf.int32) for key in keys}
 
     count = builder.info.splits[name].num_examples
-    images = np.empty((count, image_size, image_size, 3), np.uint8)
+    images = empty((count, image_size, image_size, 3))
     labels = np.empty((len(keys), count), np.int32)
     read = 0
     # TFDS itself raises an error where the files hold another number of examples.

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxcifar.data.dataset import Split
 
@@ -17,7 +18,7 @@ def put(split: Split, device: jax.Device | jax.sharding.Sharding | None = None) 
     # Whole tiles of a TPU's memory. Of images in four axes, whose last two it fills up to 128,
     # every dispatch would make a copy four times as large to gather from.
     pixels = math.prod(split.images.shape[1:])
-    rows = split.images.reshape(len(split), -1, math.gcd(pixels, 128))
+    rows = np.asarray(split.images).reshape(len(split), -1, math.gcd(pixels, 128))
     return jax.device_put({"image": rows, "label": split.labels}, device)
 
 

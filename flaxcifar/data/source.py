@@ -7,8 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from flaxcifar.data.dataset import Dataset
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import UserError
+
+# Returns images of a shape [N, H, W, 3] that are to be filled; they take no memory.
+Empty = Callable[[tuple[int, int, int, int]], np.ndarray | OnDisk]
 
 # Changes whenever the layout of cache entries does.
 _FORMAT = 1
@@ -18,12 +24,14 @@ _FORMAT = 1
 class Source:
     """`decode` reads the `files` (paths under `root`) and nothing else.
 
+    Where they may be more than memory holds, it fills images that its argument makes.
+
     recipe: words that change whenever the same files would be decoded to other arrays.
     """
 
     name: str
     recipe: str
-    decode: Callable[[], Dataset]
+    decode: Callable[[Empty], Dataset]
     root: Path = Path()
     files: tuple[str, ...] = ()
 

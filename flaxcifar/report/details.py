@@ -1,6 +1,7 @@
 """What has to be computed for a report: predictions, filters, augmented images."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ def read_details(workdir: Path, under_way: bool = False) -> Details:
         split, part, indices = "validation", dataset.train, validation
     else:
         split, part, indices = "training", dataset.train, train
-    probabilities = Predictor.from_workdir(str(workdir))(part.images[indices])
+    predictor = Predictor.from_workdir(str(workdir))
+    # As many at a time as take 256 MB.
+    count = -(-len(indices) * math.prod(part.images.shape[1:]) // 2**28)
+    chunks = np.array_split(indices, max(1, count))
+    probabilities = np.concatenate([predictor(part.images[chunk]) for chunk in chunks])
     labels, predictions = part.labels[indices], np.argmax(probabilities, axis=1)
     matrix = confusion_matrix(labels, predictions, len(dataset.class_names))
     sure = np.argsort(-np.max(probabilities, axis=1), kind="stable")

@@ -1,4 +1,6 @@
+import errno
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -10,6 +12,7 @@ import pytest
 from flaxcifar.data import cache
 from flaxcifar.data.cache import cached
 from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.data.source import Source
 from flaxcifar.errors import UserError
 
@@ -29,7 +32,7 @@ class _Decoder:
     def __init__(self, seed=0):
         self.seed, self.calls = seed, 0
 
-    def __call__(self):
+    def __call__(self, empty=None):
         self.calls += 1
         return _dataset(self.seed)
 
@@ -71,13 +74,13 @@ def test_a_dataset_is_decoded_once_and_mapped_afterwards(source, decoder, tmp_pa
 
 def test_a_dataset_without_superclasses(tmp_path):
     plain = replace(_dataset(), superclass_of=None, superclass_names=())
-    found = cached(Source("plain", "", lambda: plain), str(tmp_path))
+    found = cached(Source("plain", "", lambda _: plain), str(tmp_path))
     assert found.superclass_of is None and found.superclass_names == ()
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     def fingerprint(dataset, recipe):
-        return cached(Source("name", recipe, lambda: dataset), str(tmp_path)).fingerprint
+        return cached(Source("name", recipe, lambda _: dataset), str(tmp_path)).fingerprint
 
     dataset = _dataset()
     labels = (dataset.train.labels + 1) % 3
@@ -119,12 +122,12 @@ def test_an_open_dataset_survives_a_rewrite(source, tmp_path):
     _assert_equal(found, _dataset())
 
 
-@pytest.mark.parametrize("step", ["save", "dump", "rename"])
+@pytest.mark.parametrize("step", ["save", "dumps", "rename"])
 def test_an_interrupted_write_leaves_nothing_behind(source, tmp_path, monkeypatch, step):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    where = {"save": (np, "save"), "dump": (json, "dump"), "rename": (os, "rename")}[step]
+    where = {"save": (np, "save"), "dumps": (json, "dumps"), "rename": (os, "rename")}[step]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(*where, interrupt)
         cached(source, str(tmp_path))
@@ -144,7 +147,7 @@ def test_what_killed_writers_left_is_removed_after_a_day(source, tmp_path):
 
 def _write_at_once(barrier, directory):
     decoder = _Decoder()
-    source = Source("name", "recipe", lambda: (barrier.wait(), decoder())[1])
+    source = Source("name", "recipe", lambda _: (barrier.wait(), decoder())[1])
     _assert_equal(cached(source, directory), replace(_dataset(), name="a b/c"))
 
 
@@ -169,9 +172,9 @@ def test_a_second_writer_takes_the_firsts_entry_or_replaces_a_damaged_one(source
         if damaged:
             (entry / "test_labels.npy").unlink()
         before = (entry / "manifest.json").stat().st_ino
-        cache._write(entry, _dataset())
+        cache._write(entry, source)
         assert ((entry / "manifest.json").stat().st_ino == before) is not damaged
-        _assert_equal(cache._read(entry), _dataset())
+        _assert_equal(cache._read(entry, math.inf), _dataset())
 
 
 def test_a_folder_that_cannot_be_written(source, tmp_path):
@@ -201,3 +204,51 @@ def test_where_the_cache_lies(source, tmp_path, monkeypatch):
         cached(source, "")
         assert _entry(tmp_path / "home/.cache/flaxcifar")
         shutil.rmtree(tmp_path / "home")
+
+
+def _fill(dataset, empty):
+    """Decodes as a source does that does not hold all its images at once."""
+    unused = empty((3, 4, 4, 3))
+    unused[0] = 1
+    splits = []
+    for split in (dataset.train, dataset.test):
+        images = empty(split.images.shape)
+        for start in range(0, len(split), 8):
+            images[start : start + 8] = split.images[start : start + 8]
+        splits.append(Split(images, split.labels))
+    return replace(dataset, train=splits[0], test=splits[1])
+
+
+def test_images_that_a_source_fills_are_those_of_a_source_that_has_them(source, tmp_path):
+    expected = cached(source, str(tmp_path / "one"))
+    filled = Source("a b/c", "recipe", lambda empty: _fill(_dataset(), empty))
+    found = cached(filled, str(tmp_path / "other"))
+    _assert_equal(found, expected)
+    assert found.fingerprint == expected.fingerprint
+    names = [sorted(path.name for path in _entry(tmp_path / n).iterdir()) for n in ("one", "other")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("room, on_disk", [(70 * 48 - 1, True), (70 * 48 + 2 * 128, False)])
+def test_images_that_are_too_many_stay_on_disk(source, tmp_path, room, on_disk):
+    for _ in range(2):  # whoever has decoded them, too
+        found = cached(source, str(tmp_path), room)
+        assert isinstance(found.train.images, OnDisk) is on_disk
+        assert isinstance(found.train.labels, np.ndarray)
+        _assert_equal(found, _dataset())
+
+
+def test_a_full_disk_is_the_caches_and_an_unreadable_file_is_not(tmp_path, monkeypatch):
+    def full(self, rows, images):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
+
+    def unreadable(empty):
+        raise PermissionError(errno.EACCES, "Permission denied", "elsewhere/cats.tar")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnDisk, "__setitem__", full)
+        with pytest.raises(UserError, match="cannot be written .No space left.*--config.data.cach"):
+            cached(Source("a", "", lambda empty: _fill(_dataset(), empty)), str(tmp_path))
+    with pytest.raises(PermissionError):
+        cached(Source("a", "", unreadable), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["hashes"]

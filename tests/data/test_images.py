@@ -6,6 +6,12 @@ from flaxcifar.data.images import read_images, resize_images
 from flaxcifar.errors import UserError
 
 
+def read(paths, size):
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+    read_images(paths, images)
+    return images
+
+
 @pytest.fixture
 def picture():
     ramp = np.linspace(0, 255, 40 * 24).reshape(24, 40)
@@ -17,7 +23,7 @@ def test_lossless_formats_come_back_as_they_are(tmp_path, picture):
     paths = [tmp_path / f"image.{kind}" for kind in ("png", "bmp", "tiff", "ppm")]
     for path in paths:
         Image.fromarray(square).save(path)
-    for image in read_images(paths, 24):
+    for image in read(paths, 24):
         np.testing.assert_array_equal(image, square)
 
 
@@ -25,13 +31,13 @@ def test_order_and_threads(tmp_path):
     paths = [tmp_path / f"{value}.png" for value in range(100)]
     for value, path in enumerate(paths):
         Image.new("RGB", (2, 2), (value, 0, 0)).save(path)
-    np.testing.assert_array_equal(read_images(paths, 2)[:, 0, 0, 0], np.arange(100))
+    np.testing.assert_array_equal(read(paths, 2)[:, 0, 0, 0], np.arange(100))
 
 
 def test_resizing_averages_the_pixels(tmp_path, picture):
     path = tmp_path / "image.png"
     Image.fromarray(picture).save(path)
-    (image,) = read_images([path], 8)
+    (image,) = read([path], 8)
     blocks = picture.reshape(8, 3, 8, 5, 3).mean(axis=(1, 3))
     # The triangle filter is wider than a block, so borders differ a little.
     np.testing.assert_allclose(image[1:-1, 1:-1], blocks[1:-1, 1:-1], atol=2)
@@ -49,7 +55,7 @@ def test_exif_orientation(tmp_path, picture):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(square).save(path, exif=exif)
-    np.testing.assert_array_equal(read_images([path], 24)[0], np.rot90(square, -1))
+    np.testing.assert_array_equal(read([path], 24)[0], np.rot90(square, -1))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -64,7 +70,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     image.save(path)
     with Image.open(path) as saved:
         assert saved.mode == mode
-    np.testing.assert_array_equal(read_images([path], 4), np.full((1, 4, 4, 3), value))
+    np.testing.assert_array_equal(read([path], 4), np.full((1, 4, 4, 3), value))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut short"])
@@ -73,7 +79,7 @@ def test_an_unreadable_image_is_named(tmp_path, picture, content):
     Image.fromarray(picture).save(good)
     bad.write_bytes(good.read_bytes()[:120] if content is None else content)
     with pytest.raises(UserError, match=r"cannot read the image .*bad\.png"):
-        read_images([good, bad, good], 8)
+        read([good, bad, good], 8)
 
 
 @pytest.mark.parametrize("limit", [600, 300], ids=["warning", "error"])
@@ -83,4 +89,4 @@ def test_absurd_sizes_are_refused(tmp_path, picture, monkeypatch, limit):
     path = tmp_path / "huge.png"
     Image.fromarray(picture).save(path)
     with pytest.raises(UserError, match=r"huge\.png .*exceeds limit"):
-        read_images([path], 8)
+        read([path], 8)

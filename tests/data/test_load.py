@@ -22,7 +22,10 @@ sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 
 
 def _config(**values):
-    return ConfigDict({"name": "synthetic", "dir": "", "image_size": 8} | values)
+    return ConfigDict(
+        {"name": "synthetic", "dir": "", "image_size": 8, "pipeline": "host", "memory_gb": 0.0}
+        | values
+    )
 
 
 def test_every_source_is_found_by_its_file():
@@ -50,6 +53,7 @@ def test_synthetic_needs_no_tensorflow_and_no_network(loaded, tmp_path, again):
         "from types import SimpleNamespace\n"
         "from flaxcifar.data import load\n"
         "config = dict(name='synthetic', dir='', image_size=8, cache_dir=sys.argv[1])\n"
+        "config |= dict(pipeline='host', memory_gb=0.0)\n"
         "print(load(SimpleNamespace(**config)).fingerprint)\n"
         "assert 'jax' not in sys.modules\n"
     )

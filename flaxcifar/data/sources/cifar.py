@@ -18,7 +18,7 @@ import numpy as np
 
 from flaxcifar.data.dataset import Dataset, Split, superclasses
 from flaxcifar.data.images import resize_images
-from flaxcifar.data.source import Source
+from flaxcifar.data.source import Empty, Source
 from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.sources.tfds import tfds_source
 from flaxcifar.errors import UserError
@@ -78,7 +78,7 @@ def _find(name: str, directory: str, image_size: int) -> Source:
     return tfds_source(name, directory, image_size)
 
 
-def _from_archive(name: str, path: Path, image_size: int) -> Dataset:
+def _from_archive(name: str, path: Path, image_size: int, _: Empty) -> Dataset:
     """Reads the members in memory: nothing is extracted, so no member can choose its path."""
     content = path.read_bytes()
     _check_md5(path, content, ARCHIVE_MD5[name])
@@ -92,7 +92,7 @@ def _from_archive(name: str, path: Path, image_size: int) -> Dataset:
     return _DATASETS[name](files, image_size)
 
 
-def _from_folder(name: str, folder: Path, image_size: int) -> Dataset:
+def _from_folder(name: str, folder: Path, image_size: int, _: Empty) -> Dataset:
     files = {}
     for file, md5 in FILE_MD5[name].items():
         content = (folder / file).read_bytes()

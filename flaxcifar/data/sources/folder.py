@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.images import read_images
-from flaxcifar.data.source import Source
+from flaxcifar.data.source import Empty, Source
 from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
@@ -59,15 +59,13 @@ def folder(directory: str, image_size: int) -> Source:
     return Source(name, recipe, decode, root, tuple(files))
 
 
-def _decode(name, root, files, labels, splits, class_names, image_size) -> Dataset:
-    train, test = (
-        Split(
-            read_images([root / files[row] for row in rows], image_size),
-            labels[rows].astype(np.int32),
-        )
-        for rows in splits
-    )
-    return Dataset(name, train, test, class_names)
+def _decode(name, root, files, labels, splits, class_names, image_size, empty: Empty) -> Dataset:
+    read = []
+    for rows in splits:
+        images = empty((len(rows), image_size, image_size, 3))
+        read_images([root / files[row] for row in rows], images)
+        read.append(Split(images, labels[rows].astype(np.int32)))
+    return Dataset(name, *read, class_names)
 
 
 def _classes(root: Path) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from flaxcifar.data.dataset import Dataset, Split
-from flaxcifar.data.source import Source
+from flaxcifar.data.source import Empty, Source
 from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.sources.drawings import DRAWINGS, Random
 
@@ -37,7 +37,7 @@ def synthetic(directory: str, image_size: int) -> Source:
     return Source("synthetic", recipe, partial(_draw_dataset, image_size))
 
 
-def _draw_dataset(image_size: int) -> Dataset:
+def _draw_dataset(image_size: int, _: Empty) -> Dataset:
     superclass_of = np.repeat(np.arange(len(DRAWINGS), dtype=np.int32), len(_COLOURS))
     return Dataset(
         "synthetic",
