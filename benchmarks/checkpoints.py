@@ -3,7 +3,9 @@
     python -m benchmarks.checkpoints --models vgg16
 
 Stretches of steps with a save at their beginning take turns with stretches without one, each long
-enough for the save to be on disk before it ends. What the former take longer is a save's cost.
+enough for the save to be on disk before it ends. A save's cost is what it stops the loop for and
+what the steps beside the disk's part take longer: the median over the pairs of each, summed, which
+one slow step in a stretch does not move.
 """
 
 import dataclasses
@@ -51,7 +53,8 @@ def main(argv: list[str]) -> None:
 
 
 def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
-    """Returns the seconds of the stretches with a save and of those without, in pairs."""
+    """Returns the seconds of the save and of each step of the stretches with a save and of those
+    without, in pairs."""
     import importlib
 
     import jax
@@ -79,17 +82,19 @@ def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
     batch = {"image": split.images[index], "label": split.labels[index], "index": index}
 
     def stretch(state, steps, save):
-        began = time.perf_counter()
+        ends = [time.perf_counter()]
         save(state)
+        ends.append(time.perf_counter())
         for _ in range(steps):
             state, metrics = compiled(hyperparams, state, zero, {}, np.int32(1), batch)
             jax.block_until_ready(metrics)
-        return state, time.perf_counter() - began
+            ends.append(time.perf_counter())
+        return state, np.diff(ends).tolist()
 
     state, _ = stretch(state, 2, lambda state: None)
     state, pace = stretch(state, 2, lambda state: None)
-    steps = max(2, round(seconds / (pace / 2)))
-    taken: dict[bool, list[float]] = {True: [], False: []}
+    steps = max(2, round(seconds / (sum(pace) / 2)))
+    taken: dict[bool, list[list[float]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as directory, Checkpoints(directory) as checkpoints:
         number = 0
 
@@ -122,14 +127,17 @@ def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
 
 def make_row(job: Job, found: Row, quick: bool) -> Row:
     """Returns the cost of a save, and its share where there is one every 30 seconds."""
-    costs = [a - b for a, b in zip(found["with"], found["without"], strict=True)]
-    cost = statistics.median(costs)
+    pairs = zip(found["with"], found["without"], strict=True)
+    costs = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+    stop, *later = (statistics.median(column) for column in zip(*costs, strict=True))
+    cost = stop + sum(later)
     return records.common("checkpoints", job, found) | {
         "seconds_per_save": cost,
-        "spread": records.spread(costs),
+        "stop_seconds": stop,
+        "spread": records.spread([sum(pair) for pair in costs]),
         "n": len(costs),
         "steps_per_stretch": found["steps"],
-        "stretch_seconds": statistics.median(found["without"]),
+        "stretch_seconds": statistics.median(map(sum, found["without"])),
         "megabytes": found["megabytes"],
         "share_of_30_seconds": cost / _INTERVAL,
         "quick": quick,

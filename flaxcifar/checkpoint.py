@@ -1,9 +1,9 @@
 """Checkpoints: the only place that knows orbax.
 
 A workdir keeps two kinds apart. `checkpoints/latest/<step>` holds everything that resume needs;
-`checkpoints/best/<step>` holds what evaluation needs. Both have a `record`, plain JSON: what the
-run knows beside its arrays. A latest's record names its `best_step`, and the two together are one
-checkpoint: where either is damaged, an older one is taken.
+`checkpoints/best/<step>` holds what evaluation needs. Both have two files of plain JSON: `layout`
+is how the arrays are packed, `record` what the run knows beside them. A latest's record names its
+`best_step`, and the two are one checkpoint: where either is damaged, an older one is taken.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from flaxcifar import console, migration
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.packing import PART, Layout, pack, unpack
 from flaxcifar.store import Store
 
 Record = dict[str, Any]
@@ -57,14 +58,21 @@ class Checkpoints:
         absl.logging.set_verbosity(absl.logging.WARNING)
         root = Path(workdir).absolute() / "checkpoints"
         self._latest, self._best = Store(root / "latest"), Store(root / "best")
-        # Compression takes most of a save's time, from the step that goes on beside it, and makes
-        # trained float32 numbers 8 % smaller.
         # One process reads and writes: orbax should not wait for others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
+        # What it is given is not changed any more, so that it need not copy that first.
+        uncopied = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+        handlers = ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, uncopied),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),  # there are none; orbax warns without
+        )
+        # Compressed, trained float32 numbers are 8 % smaller, and a save takes far longer.
         self._arrays = ocp.Checkpointer(
-            ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone),
+            ocp.PyTreeCheckpointHandler(
+                use_compression=False, multiprocessing_options=alone, type_handler_registry=handlers
+            ),
             multiprocessing_options=alone,
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -100,9 +108,9 @@ class Checkpoints:
     ) -> tuple[Any, Record] | None:
         """Returns the newest whole state, NumPy arrays in the structure of `like`, and its record.
 
-        Without `like` it consists of dicts and lists. What is damaged is named and
-        passed over, or refused where `strict`. Where `migrate` says so of its record, the state of
-        another freeze plan is fitted into `like`, which gives what is missing. None without any.
+        Without `like` it is a flat dict by path. What is damaged is named and passed over, or
+        refused where `strict`. Where `migrate` says so of its record, the state of another freeze
+        plan is fitted into `like`, which gives what is missing. None without any.
         Raises UserError where all are damaged, and where the arrays are not those of `like`.
         """
         steps = self._latest.numbers()
@@ -138,7 +146,11 @@ class Checkpoints:
         damage = self._best.damage(step)
         if damage:
             raise UserError(f"the best checkpoint, of step {step}, is damaged: {damage}")
-        return self._read(self._best[step], None), _record(self._best[step])
+        best: dict[str, Any] = {"params": {}, "batch_stats": {}}
+        for path, array in self._read(self._best[step]).items():
+            kind, _, name = path.partition(".")
+            best[kind][name] = array
+        return best, _record(self._best[step])
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises RunError where something is not."""
@@ -162,17 +174,20 @@ class Checkpoints:
         # between them: they wait for the slower of their threads. What remains is the disk's part.
         at_once = jax.default_backend() == "cpu"
         self._settle(0 if at_once else 1)
-        # Else copies: the caller goes on to reuse the memory of its arrays.
-        tree = jax.tree.map(np.asarray if at_once else np.array, tree)
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree) if x.dtype.kind == "f"):
+        # They are copies: the caller goes on to reuse the memory of its arrays.
+        arrays, layout = pack({path: np.asarray(leaf) for path, leaf in _leaves(tree).items()})
+        if not all(np.isfinite(x).all() for x in arrays.values() if x.dtype.kind == "f"):
             raise NonFiniteError(f"the state of step {step} has numbers that are not finite")
         if jax.process_index():
             return
-        text = json.dumps(record)
+        texts = {"record": json.dumps(record), "layout": json.dumps(layout)}
+        # Files of one part, so that several are hashed at once.
+        saved = ocp.args.PyTreeSave(arrays, ocdbt_target_data_file_size=PART)
 
         def fill(folder: Path) -> None:
-            self._arrays.save(folder / "state", args=ocp.args.PyTreeSave(tree))
-            (folder / "record.json").write_text(text)
+            self._arrays.save(folder / "state", args=saved)
+            for name, text in texts.items():
+                (folder / f"{name}.json").write_text(text)
 
         @contextlib.contextmanager
         def explained() -> Iterator[None]:
@@ -229,9 +244,9 @@ class Checkpoints:
 
     def _restore_like(self, folder: Path, like: Any | None, migrate: bool) -> Any:
         if like is None:
-            return self._read(folder, None)
-        saved = _shapes(self._arrays.metadata(folder / "state").item_metadata.tree)
-        wanted = _shapes(like)
+            return self._read(folder)
+        saved = {path: f"{dtype}{shape}" for path, (dtype, shape, _) in _layout(folder).items()}
+        wanted = {path: f"{x.dtype}{list(x.shape)}" for path, x in _leaves(like).items()}
         if migrate and saved != wanted:
             return self._migrate(folder, like, saved, wanted)
         difference = describe_difference(saved, wanted)
@@ -240,7 +255,8 @@ class Checkpoints:
                 f"the checkpoint in {folder} is of another model or optimizer "
                 f"({difference}); choose another workdir; nothing was changed"
             )
-        return self._read(folder, like)
+        arrays = self._read(folder)
+        return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], like)
 
     def _migrate(
         self, folder: Path, like: Any, saved: dict[str, str], wanted: dict[str, str]
@@ -257,7 +273,7 @@ class Checkpoints:
                 f"({describe_difference(saved, saved | other)}); nothing was changed"
             )
         console.say(migration.summary(saved, wanted, found))
-        arrays = _leaves(self._read(folder, None))
+        arrays = self._read(folder)
 
         def place(path: Any, fresh: Any) -> np.ndarray:
             source = found.get(_name(path))
@@ -265,18 +281,14 @@ class Checkpoints:
 
         return jax.tree_util.tree_map_with_path(place, like)
 
-    def _read(self, folder: Path, target: Any | None) -> Any:
+    def _read(self, folder: Path) -> dict[str, np.ndarray]:
+        """Returns the arrays by path."""
         try:
-            if target is None:
-                arguments = ocp.args.PyTreeRestore()
-            else:
-                shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-                wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-                arguments = ocp.args.PyTreeRestore(item=shapes, restore_args=wanted)
-            return self._arrays.restore(folder / "state", args=arguments)
+            packed = self._arrays.restore(folder / "state", args=ocp.args.PyTreeRestore())
         except Exception as error:  # it is as it was written, so orbax must have changed
             words = " ".join(str(error).split())[:300]
             raise UserError(f"orbax {ocp.__version__} cannot read {folder} ({words})") from error
+        return dict(unpack(packed, _layout(folder)))
 
 
 def read_best(workdir: str | os.PathLike) -> tuple[dict[str, Any], Record]:
@@ -297,13 +309,18 @@ def _record(folder: Path) -> Record:
     return json.loads((folder / "record.json").read_text())
 
 
+def _layout(folder: Path) -> Layout:
+    try:
+        return json.loads((folder / "layout.json").read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is of an earlier flaxcifar, whose checkpoints this one cannot read"
+        ) from None
+
+
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _leaves(tree).items()}

@@ -168,11 +168,14 @@ def test_startup_writes_cold_and_warm(tmp_path, monkeypatch):
     assert {*COMMON, *promised} - {"spread"} <= rows[0].keys()
 
 
-def test_the_cost_of_a_save_is_what_stretches_with_one_take_longer():
+def test_the_cost_of_a_save_is_its_stop_and_what_the_steps_after_it_take_longer():
     job = Job("flaxcifar", model="vgg16", batch=128)
     described = dict(device="cpu", convolution=None, versions={}, steps=4, megabytes=120.0)
-    found = described | {"with": [5.3, 5.5, 5.1], "without": [5.0, 5.1, 5.0]}
-    row = checkpoints.make_row(job, found, quick=False)
+    # One step of the last pair was slow for another reason.
+    saving = [[0.2, 1.1, 1.0], [0.3, 1.1, 1.0], [0.2, 1.1, 1.9]]
+    without = [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    row = checkpoints.make_row(job, described | {"with": saving, "without": without}, quick=False)
+    assert row["stop_seconds"] == pytest.approx(0.2)
     assert row["seconds_per_save"] == pytest.approx(0.3)
     assert row["share_of_30_seconds"] == pytest.approx(0.01)
     assert "1.00 %" in list(checkpoints.table([row]).columns[-1].cells)
@@ -186,6 +189,7 @@ def test_saves_and_stretches_without_them_come_in_pairs(monkeypatch):
         job = dataclasses.asdict(Job("flaxcifar", batch=16))
         found = checkpoints.work(job=job, pairs=2, seconds=0.3)
     assert len(found["with"]) == len(found["without"]) == 2
+    assert {len(seconds) for seconds in found["with"] + found["without"]} == {found["steps"] + 1}
     assert found["steps"] >= 2 and found["megabytes"] > 0
 
 
