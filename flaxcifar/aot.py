@@ -220,8 +220,7 @@ def main(argv: list[str]) -> None:
     flags, overrides = parser().parse_known_args(argv)
     if flags.keep and not flags.keep.is_dir():
         raise UserError(f"--keep {flags.keep} is no folder")
-    if flags.output and not flags.output.parent.is_dir():
-        raise UserError(f"--output {flags.output}: there is no folder {flags.output.parent}")
+    cli.check_folder("--output", flags.output)
     # Whoever compiles for a TPU runs nothing on it, nor looks for one.
     jax.config.update("jax_platforms", "cpu")
     figures = report(flags, overrides)

@@ -5,6 +5,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from flaxcifar.errors import RunError, UserError
@@ -28,6 +29,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UserError: a mistake is one line here, too."""
         raise UserError(f"{message} (--help lists the flags)")
+
+
+def check_folder(flag: str, path: Path | None) -> None:
+    """Raises UserError where a file is to be written into a folder that is not there."""
+    if path and not path.absolute().parent.is_dir():
+        raise UserError(f"{flag}: there is no folder {path.absolute().parent}")
 
 
 def run(command: Callable[[list[str]], None]) -> None:

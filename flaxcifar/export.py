@@ -178,7 +178,10 @@ def main(argv: list[str]) -> None:
                 raise UserError(f"--format {name} needs {package}: pip install -e '.[export]'")
     predictor = Predictor.from_workdir(flags.workdir)
     folder = flags.output or Path(flags.workdir) / "export"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be made ({error.strerror})") from error
     checks = make_checks(predictor)
     for name in flags.format:
         path = folder / f"model.{name}"

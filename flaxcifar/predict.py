@@ -212,6 +212,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--top is {flags.top}; it must be at least 1")
     if flags.output and flags.output.suffix not in (".csv", ".json"):
         raise UserError(f"--output {flags.output} must end in .csv or .json")
+    if flags.draw and flags.draw.suffix not in (".png", ".jpg"):
+        raise UserError(f"--draw {flags.draw} must end in .png or .jpg")
+    cli.check_folder("--output", flags.output)
+    cli.check_folder("--draw", flags.draw)
     paths = find(flags.images)
     predictor = Predictor.from_workdir(flags.workdir)
     predictions: list[Prediction] = []

@@ -245,6 +245,7 @@ WRONG = {
     "data.validation_percent": (-1.0, 50.1, math.nan, "10"),
     "data.normalization": ("chanel", "none"),
     "data.pipeline": ("tfdata",),
+    "data.memory_gb": (-1.0, math.nan, "1"),
     "augment": (
         {"name": "cutout"},
         "cutout",

@@ -106,6 +106,12 @@ def test_a_missing_package_is_named_before_anything_is_written(workdir, tmp_path
     assert not output.exists()
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(workdir, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--output: .*file/out cannot be made"):
+        export.main(["--workdir", str(workdir), "--output", str(tmp_path / "file" / "out")])
+
+
 def test_no_run_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no workdir of a run"):
         export.main(["--workdir", str(tmp_path)])

@@ -108,6 +108,9 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
         (["."], "no files in them"),
         (["x", "--top", "0"], "--top is 0"),
         (["x", "--output", "out.txt"], "must end in .csv or .json"),
+        (["x", "--output", "none/out.csv"], "--output: there is no folder .*none"),
+        (["x", "--draw", "none/out.png"], "--draw: there is no folder .*none"),
+        (["x", "--draw", "out.xyz"], "--draw out.xyz must end in .png or .jpg"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ _RULES = {
     "data.validation_percent": (lambda v: 0 <= v <= 50, "from 0 to 50"),
     "data.normalization": ("channel", "scalar", "unit"),
     "data.pipeline": ("host", "resident"),
+    "data.memory_gb": (lambda v: v >= 0, "0 (half of the memory) or more"),
     "batch_size": (lambda v: v >= 1, "at least 1"),
     "eval_batch_size": (lambda v: v >= 1, "at least 1"),
     "total_epochs": (lambda v: v >= 1, "at least 1"),

@@ -59,12 +59,11 @@ def parser() -> cli.Parser:
 def main(argv: list[str]) -> None:
     """Writes one page and says where it is."""
     flags = parser().parse_args(argv)
-    if flags.output and not flags.output.absolute().parent.is_dir():
-        raise UserError(f"--output: there is no folder {flags.output.absolute().parent}")
+    cli.check_folder("--output", flags.output)
     if flags.workdir:
         written = write_report(flags.workdir, flags.output)
     elif len(flags.compare) < 2:
         raise UserError("--compare needs two runs at least")
     else:
         written = write_comparison(flags.compare, flags.output or Path("comparison.html"))
-    console.say(f"written: {written} ({written.stat().st_size / 1e6:.1f} MB)")
+    console.say(f"written: {written} ({written.stat().st_size / 1e6:.2g} MB)")
