@@ -27,6 +27,7 @@ from flaxcifar.train import make_train_fn
 from flaxcifar.workdir import read_json
 
 _TIMED_SECONDS = 3.0  # of steps of each image size, and of evaluation
+_FILES = "config.json, metrics.jsonl, timing.jsonl, tensorboard/, summary.json"
 _PLOT_WIDTH, _PLOT_HEIGHT = 64, 8
 
 
@@ -68,7 +69,7 @@ def dry_run(config: Any, workdir: Path) -> None:
         ("dataset", f"{_megabytes(_bytes(experiment))}, {config.data.pipeline}"),
         ("checkpoints", f"{_megabytes(needed)} at most in {workdir}/checkpoints"),
         ("disk", f"{_megabytes(_free(workdir))} free"),
-        ("also written", "config.json, metrics.jsonl, timing.jsonl, tensorboard/, summary.json"),
+        ("also written", _FILES + ", report.html" * config.report),
     ]
     console.show(console.plan_table(rows))
     console.say("dry run: nothing was written")

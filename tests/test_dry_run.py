@@ -23,11 +23,11 @@ def files(directory):
 
 def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
     changes = {"progressive_sizes": ((50, 6),), "param_groups": (("stage1", "frozen"),)}
-    dry_run(tiny.config(**changes), tmp_path / "new")
+    dry_run(tiny.config(**changes, report=True), tmp_path / "new")
     text = capsys.readouterr().out
     assert not (tmp_path / "new").exists()
     assert "stage2/conv" in text and "frozen:" in text and "tiny-192-4-0" in text
-    assert "for 18 steps" in text
+    assert "for 18 steps" in text and "report.html" in text
     # Two validations of 48 images and the test split of 50.
     assert "for 146" in text
     assert re.search(r"in all +│ about 0:00:\d\d", text)
