@@ -4,11 +4,14 @@ Kernels start as Glorot uniform and biases at zero. Parameters and statistics ar
 is the precision of the computation and of what a layer returns.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from flaxcifar import hashing
 from flaxcifar.errors import UserError
@@ -62,7 +65,7 @@ class Conv(nnx.Conv):
         y = super().__call__(x)
         if not self.adds_bias:
             return y
-        return (y.astype(jnp.promote_types(y.dtype, jnp.float32)) + self.bias[...]).astype(y.dtype)
+        return (_wide(y) + self.bias[...]).astype(y.dtype)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -127,6 +130,53 @@ class Dropout(nnx.Module):
         return jnp.where(kept, scaled, 0)
 
 
+def _elementwise(value: Callable, slope: Callable, *constants: float) -> Callable:
+    """Returns an activation, `value(x, *constants)`, with the derivative `slope(x, *constants)`.
+
+    Each direction is one loop over memory, and the backward pass keeps the input alone. It computes
+    in float32 for bfloat16.
+    """
+
+    @jax.custom_vjp
+    def activation(x: jax.Array) -> jax.Array:
+        return value(_wide(x), *constants).astype(x.dtype)
+
+    def backward(x, dy):
+        numbers = [_wide(x).dtype.type(constant) for constant in constants]
+        # XLA would store whatever both directions compute, broadcast constants included.
+        x, dy, *numbers = lax.optimization_barrier((x, dy, *numbers))
+        return ((_wide(dy) * slope(_wide(x), *numbers)).astype(x.dtype),)
+
+    activation.defvjp(lambda x: (activation(x), x), backward)
+    return activation
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _normal(x, half, root):  # the standard normal distribution function
+    return half + half * lax.erf(root * x)
+
+
+def _logistic(x, one):
+    return one / (one + jnp.exp(-x))
+
+
+# Hendrycks & Gimpel (2016), https://arxiv.org/abs/1606.08415, define both.
+gelu = _elementwise(
+    lambda x, *c: x * _normal(x, *c),
+    lambda x, *c: _normal(x, *c) + x * jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5,
+    0.5,
+    0.5**0.5,
+)
+silu = _elementwise(
+    lambda x, *c: x * _logistic(x, *c),
+    lambda x, *c: _logistic(x, *c) + x * _logistic(x, *c) * _logistic(-x, *c),
+    1.0,
+)
+
+
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """Returns the maxima of 2 x 2 windows of `x` [B, H, W, C]; an odd last row or column is left.
@@ -153,7 +203,8 @@ def _max_pool_forward(x):
 
 
 def _max_pool_backward(saved, dy):
-    x, y = saved
+    # XLA would keep the corners of the forward pass.
+    x, y, dy = lax.optimization_barrier((*saved, dy))
     batch, height, width, channels = y.shape
     winners = sum((corner == y).astype(jnp.float32) for corner in _corners(x))
     share = (dy / winners).astype(dy.dtype)

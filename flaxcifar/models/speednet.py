@@ -12,9 +12,9 @@ from flax import nnx
 
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
-from flaxcifar.models.layers import BatchNorm, Conv, max_pool
+from flaxcifar.models.layers import BatchNorm, Conv, gelu, max_pool, silu
 
-ACTIVATIONS = {"gelu": lambda x: nnx.gelu(x, approximate=False), "silu": nnx.silu}
+ACTIVATIONS = {"gelu": gelu, "silu": silu}
 # Added to the variances that the whitening divides by, for images of deviation 1.
 _WHITENING_EPSILON = 5e-4
 _WHITENING_IMAGES = 5000

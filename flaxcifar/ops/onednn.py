@@ -62,8 +62,13 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
     Returns:
       [N, OH, OW, O] of the same dtype.
     """
-    tile = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape)
-    if not tile and lhs.dtype == jnp.bfloat16 and not load().flaxcifar_onednn_has_bfloat16():
+    half, library = lhs.dtype == jnp.bfloat16, load()
+    height, width = g.output_shape(lhs.shape, rhs.shape)[1:3]
+    # AMX multiplies bfloat16 numbers faster than Winograd's algorithm saves products of float32; on
+    # small maps oneDNN 3.2 does not come near its rate.
+    amx = half and height * width > 16 and library.flaxcifar_onednn_has_amx()
+    tile = 0 if exact or amx else winograd.tile_size(g, lhs.shape, rhs.shape)
+    if not tile and half and not library.flaxcifar_onednn_has_bfloat16():
         wide = (array.astype(jnp.float32) for array in (lhs, rhs))
         return _convolution(*wide, g, tile).astype(lhs.dtype)
     return _convolution(lhs, rhs, g, tile)

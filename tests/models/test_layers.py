@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flaxcifar.errors import UserError
-from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Linear, make_head, max_pool
+from flaxcifar.models.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    gelu,
+    make_head,
+    max_pool,
+    silu,
+)
 
 
 def rngs():
@@ -134,6 +143,35 @@ def test_dropout_rate_zero_is_the_identity_and_wrong_rates_are_refused():
     for rate in (1.0, -0.1, float("nan")):
         with pytest.raises(UserError, match="rate"):
             Dropout(rate, salt=0)
+
+
+def gelu_float64(x):
+    return x * stats.norm.cdf(x), stats.norm.cdf(x) + x * stats.norm.pdf(x)
+
+
+def silu_float64(x):
+    logistic = 1 / (1 + np.exp(-x))
+    return x * logistic, logistic * (1 + x * (1 - logistic))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
+@pytest.mark.parametrize(("ours", "exact"), [(gelu, gelu_float64), (silu, silu_float64)])
+def test_activations_and_their_gradients_equal_float64(ours, exact, dtype, tolerance):
+    x = jnp.linspace(-12, 12, 4801).astype(dtype)
+    dy = jnp.linspace(1, 3, 4801).astype(dtype)
+    y, pullback = jax.jit(lambda x: jax.vjp(ours, x))(x)
+    (dx,) = pullback(dy)
+    assert y.dtype == dx.dtype == dtype
+    value, slope = exact(np.asarray(x, np.float64))
+    np.testing.assert_allclose(np.float64(y), value, tolerance, tolerance)
+    np.testing.assert_allclose(np.float64(dx), slope * np.float64(dy), tolerance, tolerance)
+
+
+@pytest.mark.parametrize("activation", [gelu, silu])
+def test_the_backward_pass_of_an_activation_keeps_its_input_alone(activation):
+    x = jnp.ones((4, 4), jnp.bfloat16)
+    (kept,) = jax.tree.leaves(jax.vjp(activation, x)[1])
+    assert kept.dtype == x.dtype and np.array_equal(kept, x)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 5, 7, 2), (3, 2, 2, 1)])

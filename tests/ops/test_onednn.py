@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import jax
 import numpy as np
@@ -84,6 +85,21 @@ def test_bfloat16_without_avx512(onednn, tmp_path):
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run([sys.executable, script], env=environment, check=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("size", [4, 8])
+def test_winograd_but_for_bfloat16_on_larger_maps_with_amx(onednn, monkeypatch, dtype, amx, size):
+    library = types.SimpleNamespace(
+        flaxcifar_onednn_has_bfloat16=lambda: True, flaxcifar_onednn_has_amx=lambda: amx
+    )
+    monkeypatch.setattr("flaxcifar.ops.onednn.load", lambda: library)
+    x, kernel, _ = random_operands((64, size, size, 32), (3, 3, 32, 32), dtype)
+    g = Geometry((1, 1), ((1, 1), (1, 1)))
+    text = jax.jit(lambda x, kernel: convolution(x, kernel, g)).lower(x, kernel).as_text()
+    tile = 0 if amx and dtype == "bfloat16" and size == 8 else 4
+    assert f"tile = {tile} " in text
 
 
 def test_many_callers_at_once(onednn):

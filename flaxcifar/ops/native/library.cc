@@ -91,16 +91,20 @@ auto binding() {
       .Attr<int64_t>("tile");
 }
 
+bool onednn_uses(dnnl::cpu_isa isa) {
+  const int needed = static_cast<int>(isa);
+  return (static_cast<int>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
 }  // namespace
 
 // Before the first convolution.
 extern "C" void flaxcifar_set_threads(int threads) { thread_count = threads; }
 
 // oneDNN 3.2 trains in bfloat16 with AVX-512 only; Winograd's code knows it everywhere.
-extern "C" bool flaxcifar_onednn_has_bfloat16() {
-  const int needed = static_cast<int>(dnnl::cpu_isa::avx512_core);
-  return (static_cast<int>(dnnl::get_effective_cpu_isa()) & needed) == needed;
-}
+extern "C" bool flaxcifar_onednn_has_bfloat16() { return onednn_uses(dnnl::cpu_isa::avx512_core); }
+
+extern "C" bool flaxcifar_onednn_has_amx() { return onednn_uses(dnnl::cpu_isa::avx512_core_amx); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxcifar_convolution_forward, forward, binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxcifar_convolution_input_gradient, input_gradient, binding());
