@@ -19,6 +19,7 @@ def get_config():
     config.data.validation_percent = 0.0
     config.augment = (dict(name="alternating_flip"), dict(name="pad_crop", padding=2))
     config.progressive_sizes = ((30, 20), (60, 24))
+    config.precision = "bfloat16"
     config.batch_size = 1000
     config.eval_batch_size = 1000
     config.total_epochs = 9

@@ -23,6 +23,7 @@ def get_config():
         dict(name="pad_crop", padding=4),
         dict(name="cutout", size=12),
     )
+    config.precision = "bfloat16"
     config.batch_size = 1024
     config.eval_batch_size = 1000
     config.total_epochs = 45
