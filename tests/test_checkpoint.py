@@ -1,3 +1,4 @@
+import json
 import os
 import threading
 
@@ -186,6 +187,20 @@ def test_another_model_or_optimizer_is_shown_as_a_difference(tmp_path, other, me
         checkpoints.wait()
         with pytest.raises(UserError, match=message):
             checkpoints.restore_latest(other)
+
+
+def test_a_checkpoint_of_an_earlier_flaxcifar_is_named(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_latest(1, make_state(), RECORD)
+    folder = tmp_path / "checkpoints" / "latest" / "1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["layout.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "layout.json").unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(UserError, match="1 is of an earlier flaxcifar"):
+            checkpoints.restore_latest(make_state())
+    assert folder.exists()
 
 
 def test_nothing_to_restore(tmp_path):

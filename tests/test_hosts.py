@@ -152,6 +152,21 @@ def test_the_others_end_when_one_dies(tmp_path, victim):
     assert "another process of the run has ended" in err or "another task died" in err
 
 
+def test_a_killed_run_of_two_goes_on_to_the_same_results(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    changes = LONG | {"total_epochs": 8}
+    run(straight, 2, changes)
+    processes = start(killed, 2, changes)
+    wait_for(killed, "checkpoints/latest/[0-9]*")
+    for process in processes:
+        process.kill()
+    finish(processes)
+    assert not (killed / "summary.json").exists()
+    found = run(killed, 2, changes)
+    assert "resumed after step" in found[0][1]
+    assert results(killed) == results(straight)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
