@@ -22,7 +22,7 @@ from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.network import Network
-from flaxcifar.optim import FROZEN, Group, OwnOptimizer, assign_groups, make_tx
+from flaxcifar.optim import FROZEN, Group, OwnOptimizer, assign_groups, make_optimizer, make_tx
 from flaxcifar.parallel import AXIS, per_device
 from flaxcifar.schedules import make_plateau, make_schedule
 from flaxcifar.selection import Selection
@@ -171,6 +171,18 @@ def initialize(config: Any, params: Arrays, batch_stats: Arrays) -> tuple[Arrays
     )
 
 
+def check_parts(config: Any) -> None:
+    """Raises UserError for a wrong name or keyword of the model or an optimizer.
+
+    It needs neither data nor parameters: decoding a dataset, or downloading it, takes minutes.
+    """
+    MODELS.check(plain(config.model))
+    own = (group for _, group in plain(config.param_groups) if isinstance(group, dict))
+    for spec in (plain(config.optimizer), *own):
+        spec = {key: value for key, value in spec.items() if key != "schedule"}
+        make_optimizer(spec, optax.constant_schedule)
+
+
 def make_groups(
     config: Any, params: Arrays, steps_per_epoch: int, total_steps: int
 ) -> dict[str, Group]:
@@ -269,7 +281,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
     size = config.data.image_size
     augment = make_augment(config.augment, (size, size, 3))
     remarks = remarks_on(config)
-    MODELS.get(config.model.name)
+    check_parts(config)
 
     dataset = dataset or data.load(config.data)
     train, validation = split_validation(
@@ -310,7 +322,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
         gradient_clip=config.gradient_clip,
         accumulation_steps=config.accumulation_steps,
     )
-    # Wrong names and keywords show here, before anything is written.
+    # That nothing is left to train shows here, before anything is written.
     tx(hyperparams.optimizer)
     lookahead = config.lookahead
     recipe = Recipe(

@@ -57,6 +57,14 @@ class Registry:
     def call(self, spec: Mapping[str, Any], *args: Any) -> Any:
         """Calls the function that `spec` names: positional `args` are ours, keywords the config's.
 
+        Raises UserError where `check` does.
+        """
+        function, kwargs = self.check(spec)
+        return function(*args, **kwargs)
+
+    def check(self, spec: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:
+        """Returns the function that `spec` names, and its keywords.
+
         Raises UserError for an unknown name, an unknown keyword or a missing one.
         """
         kwargs = dict(spec)
@@ -73,4 +81,4 @@ class Registry:
         for key, parameter in allowed.items():
             if parameter.default is parameter.empty and key not in kwargs:
                 raise UserError(f"{self.kind} {name!r} needs {key!r}")
-        return function(*args, **kwargs)
+        return function, kwargs
