@@ -112,6 +112,7 @@ def turn(worker: Worker, steps: int, number: int) -> dict[str, float]:
         return worker.job.batch * answer["steps"] / answer["seconds"]
 
     loops = list(LOOPS[worker.job.family].items())
+    worker.ask("train", steps=1)  # as in `turns.measure`: the first after a pause
     before, rates = bare(), {}
     for name, loop in loops if number % 2 == 0 else reversed(loops):
         rates[name] = worker.ask("fit", steps=steps + 1, **loop)["images_per_second"]

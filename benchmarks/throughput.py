@@ -72,13 +72,32 @@ def compare(template: Job, options: Namespace) -> list[Row]:
             ready = [worker for worker in workers if described[worker]]
             trained = measure(ready, "train", options.rounds, options.seconds)
             inferred = measure(list(trained), "infer", options.rounds, options.seconds / 2)
-    counts = {described[worker]["parameters"] for worker in inferred}
-    if len(counts) > 1:
-        raise RunError(f"the networks have different numbers of parameters: {sorted(counts)}")
-    return [
+            # The last, as its matrices would count as memory that training needs.
+            rates = [worker.ask("matrix_rate")["matrix_rate"] for worker in inferred]
+    rows = [
         make_row(worker.job, described[worker], trained[worker], inferred[worker], options)
         for worker in inferred
     ]
+    add_matrix_shares(rows, [described[worker] for worker in inferred], rates)
+    counts = {described[worker]["parameters"] for worker in inferred}
+    if len(counts) > 1:
+        raise RunError(f"the networks have different numbers of parameters: {sorted(counts)}")
+    return rows
+
+
+def add_matrix_shares(
+    rows: Sequence[Row], described: Sequence[Row], rates: Sequence[float | None]
+) -> None:
+    """Says of each row which part of the device's matrix rate its layers' operations come to.
+
+    Both figures are flaxcifar's, for all frameworks; without it, or on a CPU, there is no share.
+    """
+    rate = next(filter(None, rates), None)
+    flops = next((found["training_flops"] for found in described if found["training_flops"]), None)
+    for row in rows:
+        known = rate and flops
+        row["matrix_rate"] = rate
+        row["matrix_share"] = row["images_per_second"] * flops / rate if known else None
 
 
 def describe(worker: Worker, expected_loss: float) -> Row | None:
@@ -148,11 +167,12 @@ def table(rows: Sequence[Row]) -> Table:
                 f"{row['inference_images_per_second']:,.0f}",
                 f"{row['peak_memory_mb']:,.0f}",
                 f"{row['compile_seconds']:.1f}",
+                f"{100 * row['matrix_share']:.1f} %" if row.get("matrix_share") else "-",
                 f"{row['first_loss']:.4f}",
             )
         )
     columns = ("model", "precision", "framework", "images/s", "range", "ratio")
-    columns += ("inferred/s", "peak MB", "compile s", "first loss")
+    columns += ("inferred/s", "peak MB", "compile s", "of matrix rate", "first loss")
     row = rows[0]
     title = (
         f"Training on {row['device']}, {row['threads']} threads, batch {row['batch']}, "

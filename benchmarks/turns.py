@@ -59,7 +59,9 @@ def measure(
 ) -> dict[Worker, list[Answer]]:
     """Returns the answers of `count` turns of about `seconds` each, by worker.
 
-    `do` is "train" or "infer". A worker that fails is named and left out.
+    `do` is "train" or "infer". Each turn begins with a step that does not count: a virtual machine
+    may have given the memory of an idle process back, and a step may take seconds to get it anew.
+    A worker that fails is named and left out.
     """
     answers: dict[Worker, list[Answer]] = {worker: [] for worker in workers}
     steps: dict[Worker, int] = {}
@@ -68,13 +70,15 @@ def measure(
         if worker not in answers:
             continue
         try:
-            answer = worker.ask(do, steps=steps.get(worker, 1))
+            first = worker.ask(do, steps=1)
+            if worker in steps:
+                answer = worker.ask(do, steps=steps[worker])
+                idle = first["idle_cpu_seconds"]
+                answers[worker].append(answer | {"idle_cpu_seconds": idle})
         except WorkerError as error:
             skip(worker.job, str(error))
             del answers[worker]
             continue
-        if worker in steps:
-            answers[worker].append(answer)
-        else:
-            steps[worker] = max(1, math.ceil(seconds * answer["steps"] / answer["seconds"]))
+        if worker not in steps:
+            steps[worker] = max(1, math.ceil(seconds * first["steps"] / first["seconds"]))
     return answers

@@ -33,6 +33,7 @@ class Session:
             "first_loss": self._peer.first_loss(),
             "device": self._peer.device,
             "convolution": self._peer.convolution,
+            "training_flops": self._peer.training_flops,
             "versions": {package.__name__: package.__version__ for package in packages},
         }
 
@@ -64,6 +65,10 @@ class Session:
         began = time.perf_counter()
         self._peer.infer(steps)
         return {"steps": steps, "seconds": time.perf_counter() - began}
+
+    def matrix_rate(self) -> dict[str, Any]:
+        """Measures large matrix products; null on a CPU."""
+        return {"matrix_rate": self._peer.matrix_rate()}
 
     def fit(self, **options: Any) -> dict[str, Any]:
         """Runs the framework's own training loop."""

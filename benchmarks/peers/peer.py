@@ -24,6 +24,8 @@ class Peer:
       device_memory: returns the peak on an accelerator in bytes, None where it is not known.
       fit: runs a training loop over the dataset; see the frameworks' own.
       convolution: flaxcifar's path.
+      training_flops: operations of a training step for one image; flaxcifar counts them for all.
+      matrix_rate: returns the FLOP/s of large matrix products in the precision; None on a CPU.
     """
 
     parameters: int
@@ -36,6 +38,8 @@ class Peer:
     steps_per_call: int = 1
     fit: Callable[..., float] | None = None
     convolution: str | None = None
+    training_flops: int | None = None
+    matrix_rate: Callable[[], float | None] = lambda: None
 
 
 def read_arrays(job: Job) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

@@ -32,7 +32,10 @@ COMMON = (
 
 
 class FakeWorker:
-    """Answers as a worker does; flaxcifar is twice as fast as the others, what is frozen free."""
+    """Answers as a worker does; flaxcifar is twice as fast as the others, what is frozen free.
+
+    After another's turn, the first answer takes ten times as long.
+    """
 
     asked: list[tuple[str, str]] = []
     broken: dict[str, str] = {}
@@ -44,20 +47,28 @@ class FakeWorker:
         self.seconds = (0.01 if job.family == "flaxcifar" else 0.02) / (2 if job.frozen else 1)
 
     def ask(self, do, **options):
+        idle = self.asked and self.asked[-1][1] != self.job.framework
         self.asked.append((do, self.job.framework))
         if self.broken.get(self.job.framework) == do:
             raise WorkerError("cannot go on")
-        seconds = {"seconds": self.seconds * options.get("steps", 1), "steps": options.get("steps")}
+        steps = options.get("steps", 1)
+        taken = self.seconds * steps * (10 if idle else 1)
+        seconds = {"seconds": taken, "steps": steps, "idle_cpu_seconds": 0.0}
         loss = 5.0 if self.broken.get(self.job.framework) == "loss" else 4.0
         versions = {"framework": "1.0"}
         return {
             "describe": dict(
-                parameters=7, first_loss=loss, device="cpu", convolution="xla", versions=versions
+                parameters=7,
+                first_loss=loss,
+                device="cpu",
+                convolution="xla",
+                versions=versions,
+                training_flops=2e9 if self.job.family == "flaxcifar" else None,
             ),
             "warm_up": dict(compile_seconds=3.0, step_seconds=self.seconds),
-            "train": seconds
-            | dict(peak_memory_mb=100.0, peak_device_memory_mb=None, idle_cpu_seconds=0.0),
+            "train": seconds | dict(peak_memory_mb=100.0, peak_device_memory_mb=None),
             "infer": seconds,
+            "matrix_rate": dict(matrix_rate=4e12 if self.job.family == "flaxcifar" else None),
             "fit": dict(images_per_second=100.0),
         }[do]
 
@@ -97,6 +108,7 @@ def test_throughput_writes_what_it_promises(tmp_path, capsys):
     assert row["images_per_second"] == pytest.approx(1000)
     assert row["spread"].keys() == {"min", "q1", "q3", "max"}
     assert rows[1]["images_per_second"] == pytest.approx(500)
+    assert [row["matrix_share"] for row in rows[:2]] == pytest.approx([0.5, 0.25])
     assert "torch: skipped, torch is not installed" in capsys.readouterr().out
 
 
@@ -104,8 +116,9 @@ def test_frameworks_take_turns_there_and_back(tmp_path):
     flags = ("--models", "crcv", "--precision", "float32", "--rounds", "3")
     run(throughput, tmp_path, *flags, "--frameworks", "flaxcifar,keras-jax,keras-tensorflow")
     trained = "".join(name[6] for do, name in FakeWorker.asked if do == "train")
-    # "flaxcifar"[6] is f, "keras-jax"[6] is j, "keras-tensorflow"[6] is t; the first do not count.
-    assert trained == "fjt" + "tjf" + "fjt" + "tjf"
+    # "flaxcifar"[6] is f, "keras-jax"[6] is j, "keras-tensorflow"[6] is t. The first do not count,
+    # nor does the first of each pair after them.
+    assert trained == "fjt" + "ttjjff" + "ffjjtt" + "ttjjff"
     closed = [name for do, name in FakeWorker.asked if do == "close"]
     assert sorted(closed) == ["flaxcifar", "keras-jax", "keras-tensorflow"]
 
