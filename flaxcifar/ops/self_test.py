@@ -9,6 +9,9 @@ from flaxcifar.ops.convolution import chosen, convolution
 
 # Largest error as a share of the largest value.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+# GPUs multiply float32 numbers as TF32, TPUs as bfloat16, unless they are told not to: on an H200
+# the error is 2.6e-4.
+_ACCELERATOR_TOLERANCE = 2e-2
 
 
 def self_test(dtype: str = "float32") -> None:
@@ -25,6 +28,8 @@ def self_test(dtype: str = "float32") -> None:
       UserError: a result is wrong; it names the operation and a way round it.
     """
     path = chosen()
+    on_cpu = jax.default_backend() == "cpu"
+    tolerance = _TOLERANCE[dtype] if on_cpu else _ACCELERATOR_TOLERANCE
     rng = np.random.default_rng(0)
     x, dy = (jnp.asarray(rng.normal(size=(4, 16, 16, 16)), dtype) for _ in range(2))
     kernel = jnp.asarray(rng.normal(size=(3, 3, 16, 16)), dtype)
@@ -50,7 +55,7 @@ def self_test(dtype: str = "float32") -> None:
         parts = "convolution", "input's gradient", "kernel's gradient"
         for part, result, right in zip(parts, results, _reference(*exact, stride), strict=True):
             hint = "; ops.convolution = 'xla' goes round it" if path != "xla" else ""
-            _compare(f"the {part} of path {path}", result, right, _TOLERANCE[dtype], hint)
+            _compare(f"the {part} of path {path}", result, right, tolerance, hint)
     rows = np.asarray(rows, np.float64)
     hint = "; XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-reduce goes round it"
     for result, right in zip(sums, (rows.sum(0), (rows**2).sum(0), (rows**2).sum()), strict=True):

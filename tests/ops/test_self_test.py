@@ -34,3 +34,13 @@ def test_a_wrong_sum_is_found(monkeypatch):
     monkeypatch.setattr(module, "jnp", Wrong())
     with pytest.raises(UserError, match="a sum is wrong.*ynn_fusion_type=-reduce"):
         ops.self_test()
+
+
+def test_accelerators_may_multiply_float32_numbers_as_shorter_ones(monkeypatch):
+    right, factor = module.convolution, 1.001
+    monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * factor)
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    ops.self_test()
+    factor = 1.05
+    with pytest.raises(UserError, match="is wrong on this machine"):
+        ops.self_test()
