@@ -2,8 +2,9 @@
 
     python -m benchmarks.page
 
-Of each benchmark the latest measurement of every model, precision and batch is shown; frameworks
-stand in one table only where they were measured in one run. Rows of --quick are left out.
+Of each benchmark the latest measurement of every model, precision, batch and device is shown;
+frameworks stand in one table only where they were measured in one run. Rows of --quick are left
+out.
 """
 
 import argparse
@@ -67,12 +68,12 @@ def main(argv: list[str]) -> None:
 
 
 def latest(lines: list[str]) -> list[list[Row]]:
-    """Returns the rows of the last run of each model, precision and batch, a list for each."""
+    """Returns the rows of the last run of each model, precision, batch and device, as lists."""
     runs: dict[tuple, list[Row]] = {}
     for row in map(json.loads, lines):
         if row["quick"]:
             continue
-        group = row["model"], row["precision"], row["batch"]
+        group = row["model"], row["precision"], row["batch"], row["device"]
         if group in runs and runs[group][0]["run"] == row["run"]:
             runs[group].append(row)
         else:

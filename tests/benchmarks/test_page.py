@@ -22,11 +22,12 @@ def test_the_latest_run_of_each_kind_is_shown(tmp_path):
     later = [row | {"run": "2031-02-03T04:05:06", "images_per_second": 77.0} for row in rows[:1]]
     quick = [row | {"run": "2032-01-01", "quick": True, "framework": "torch"} for row in rows]
     other = [row | {"model": "vgg16"} for row in rows]
-    write(tmp_path / "results" / "throughput.jsonl", other + rows + later + quick)
+    elsewhere = [row | {"device": "a GPU"} for row in rows[:1]]
+    write(tmp_path / "results" / "throughput.jsonl", other + elsewhere + rows + later + quick)
     (tmp_path / "README.md").write_text(PAGE)
     page.main(["--results", str(tmp_path / "results")])
     text = (tmp_path / "README.md").read_text()
-    assert text.count("| model |") == 2  # vgg16's and crcv's later run
+    assert text.count("| model |") == 3  # vgg16's, crcv's on another device and its later run
     assert "| crcv | float32 | flaxcifar | 77.0 |" in text and "2031-02-03" in text
     assert text.count("keras-jax") == 1 and "torch" not in text
     assert text.count("Not measured yet.") == len(page.BENCHMARKS) - 1 and "old" not in text
