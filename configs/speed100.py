@@ -3,7 +3,10 @@
     python -m flaxcifar.main --config configs/speed100.py
 
 Of the family of recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NAVIER-STOKED), on
-this project's network. Not measured yet.
+this project's network. Not measured on CIFAR-100. On tinyimagenet100, a stand-in of its shape, 2
+cores of an AMD EPYC (Zen 4), from a cold process, with --config.total_steps=425 (8.5 epochs): 19:25
+minutes in all, 57.26 % test accuracy with a single view and 58.72 % with six (n = 1). crcv reaches
+42.34 and 44.14 % there in 21:28 minutes (61 epochs without a validation split, n = 1).
 """
 
 from flaxcifar.config import default_config
@@ -26,7 +29,7 @@ def get_config():
     config.label_smoothing = 0.25
     sgd = dict(name="sgd", momentum=0.85, nesterov=True, decay=0.002)
     config.optimizer = dict(sgd, learning_rate=53.0)
-    config.schedule = dict(name="linear", warmup_percent=20)
+    config.schedule = dict(name="linear")
     muon = dict(name="muon", learning_rate=0.18, momentum=0.6, ns_steps=3, normalize=True)
     config.param_groups = (
         ("whiten/kernel", "frozen"),
