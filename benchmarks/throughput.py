@@ -167,13 +167,15 @@ def table(rows: Sequence[Row]) -> Table:
                 f"{row['inference_images_per_second']:,.0f}",
                 f"{row['peak_memory_mb']:,.0f}",
                 f"{row['compile_seconds']:.1f}",
-                f"{100 * row['matrix_share']:.1f} %" if row.get("matrix_share") else "-",
                 f"{row['first_loss']:.4f}",
+                *([f"{100 * row['matrix_share']:.1f} %"] if row.get("matrix_share") else []),
             )
         )
     columns = ("model", "precision", "framework", "images/s", "range", "ratio")
-    columns += ("inferred/s", "peak MB", "compile s", "of matrix rate", "first loss")
+    columns += ("inferred/s", "peak MB", "compile s", "first loss")
     row = rows[0]
+    if row.get("matrix_share"):  # on an accelerator
+        columns += ("of matrix rate",)
     title = (
         f"Training on {row['device']}, {row['threads']} threads, batch {row['batch']}, "
         f"median of {row['n']} turns"
