@@ -14,7 +14,7 @@ import itertools
 import statistics
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,31 +73,31 @@ def compare(template: Job, options: Namespace) -> list[Row]:
             trained = measure(ready, "train", options.rounds, options.seconds)
             inferred = measure(list(trained), "infer", options.rounds, options.seconds / 2)
             # The last, as its matrices would count as memory that training needs.
-            rates = [worker.ask("matrix_rate")["matrix_rate"] for worker in inferred]
+            rate = images_per_second_at_matrix_rate({w: described[w] for w in inferred})
+    counts = {described[worker]["parameters"] for worker in inferred}
+    if len(counts) > 1:
+        raise RunError(f"the networks have different numbers of parameters: {sorted(counts)}")
     rows = [
         make_row(worker.job, described[worker], trained[worker], inferred[worker], options)
         for worker in inferred
     ]
-    add_matrix_shares(rows, [described[worker] for worker in inferred], rates)
-    counts = {described[worker]["parameters"] for worker in inferred}
-    if len(counts) > 1:
-        raise RunError(f"the networks have different numbers of parameters: {sorted(counts)}")
-    return rows
+    return [
+        row | {"matrix_share": row["images_per_second"] / rate if rate else None} for row in rows
+    ]
 
 
-def add_matrix_shares(
-    rows: Sequence[Row], described: Sequence[Row], rates: Sequence[float | None]
-) -> None:
-    """Says of each row which part of the device's matrix rate its layers' operations come to.
+def images_per_second_at_matrix_rate(described: Mapping[Worker, Row]) -> float | None:
+    """Returns how fast training would be if an accelerator did nothing but matrix products.
 
-    Both figures are flaxcifar's, for all frameworks; without it, or on a CPU, there is no share.
+    The operations and the rate are flaxcifar's; None without it and on a CPU.
     """
-    rate = next(filter(None, rates), None)
-    flops = next((found["training_flops"] for found in described if found["training_flops"]), None)
-    for row in rows:
-        known = rate and flops
-        row["matrix_rate"] = rate
-        row["matrix_share"] = row["images_per_second"] * flops / rate if known else None
+    for worker, found in described.items():
+        if found["training_flops"] and found["device"] != "cpu":
+            try:
+                return worker.ask("matrix_rate")["matrix_rate"] / found["training_flops"]
+            except WorkerError as error:
+                skip(worker.job, f"matrix products: {error}")
+    return None
 
 
 def describe(worker: Worker, expected_loss: float) -> Row | None:

@@ -3,8 +3,8 @@
     python -m flaxcifar.main --config configs/speed96.py
 
 Published for the recipe in PyTorch: 96.00 % with several views (n = 200), 27.3 s on an A100. On
-CIFAR-10 as JPEG (quality 75), one NVIDIA H200: 22 s of training and 33 of compiling, 91.91 +- 0.24
-% test accuracy with a single view and 92.78 +- 0.17 % with six (3 seeds). On 2 CPU cores its 45
+CIFAR-10 as JPEG (quality 75), one NVIDIA H200: 22 s of training and 33 of compiling, test accuracy
+91.91 +- 0.24 % with a single view and 92.78 +- 0.17 % with six (3 seeds). On 2 CPU cores its 45
 epochs take hours, and were not run.
 """
 

@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.jobs import MODELS, ROOT, Job, recipe, recipe_without_dropout
 from benchmarks.peers.peer import Peer, read_arrays
 from flaxcifar import config, ops, parallel
+from flaxcifar.estimate import training_flops
 from flaxcifar.experiment import Experiment, build
 from flaxcifar.metrics import Metrics, cross_entropy
 from flaxcifar.step import Arrays, create_state, train_steps
-from flaxcifar.summary import model_summary
 from flaxcifar.train import train_and_evaluate
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -76,24 +76,16 @@ def make(job: Job) -> Peer:
         device_memory=lambda: (devices[0].memory_stats() or {}).get("peak_bytes_in_use"),
         steps_per_call=steps,
         fit=functools.partial(fit, job),
-        training_flops=training_flops(experiment, images.shape[1:]),
+        training_flops=training_flops(experiment.recipe, images.shape[1:], 1),
         matrix_rate=functools.partial(matrix_rate, job.precision, devices[0]),
     )
 
 
-def training_flops(experiment: Experiment, shape: tuple[int, int, int]) -> int:
-    """Returns the operations of the layers for one image, forward and backward."""
-    recipe = experiment.recipe
-    return model_summary(recipe.network, shape, recipe.frozen)[1]["training_flops_per_image"]
-
-
-def matrix_rate(precision: str, device: jax.Device, size: int = 8192) -> float | None:
-    """Returns the FLOP/s of products of two square matrices of random numbers, None on a CPU.
+def matrix_rate(precision: str, device: jax.Device, size: int = 8192) -> float:
+    """Returns the FLOP/s of products of two square matrices of random numbers.
 
     It is the best of 10, each of 10 products: what the device can do.
     """
-    if device.platform == "cpu":
-        return None
     key = jax.device_put(jax.random.key(0), device)
     a, b = jax.random.normal(key, (2, size, size), precision)
     # Scaled, so that the numbers stay finite.

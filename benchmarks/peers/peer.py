@@ -25,7 +25,7 @@ class Peer:
       fit: runs a training loop over the dataset; see the frameworks' own.
       convolution: flaxcifar's path.
       training_flops: operations of a training step for one image; flaxcifar counts them for all.
-      matrix_rate: returns the FLOP/s of large matrix products in the precision; None on a CPU.
+      matrix_rate: returns the FLOP/s of large matrix products; flaxcifar's holds for all.
     """
 
     parameters: int
@@ -38,8 +38,8 @@ class Peer:
     steps_per_call: int = 1
     fit: Callable[..., float] | None = None
     convolution: str | None = None
-    training_flops: int | None = None
-    matrix_rate: Callable[[], float | None] = lambda: None
+    training_flops: float | None = None
+    matrix_rate: Callable[[], float] | None = None
 
 
 def read_arrays(job: Job) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

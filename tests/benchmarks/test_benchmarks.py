@@ -21,6 +21,7 @@ from benchmarks import (
     worker,
 )
 from benchmarks.jobs import Job
+from benchmarks.peers import flaxcifar_peer
 from benchmarks.processes import Worker, WorkerError
 from flaxcifar import data, parallel
 from flaxcifar.errors import UserError
@@ -39,6 +40,7 @@ class FakeWorker:
 
     asked: list[tuple[str, str]] = []
     broken: dict[str, str] = {}
+    device = "cpu"
 
     def __init__(self, job, environment=None):
         if self.broken.get(job.framework) == "start":
@@ -60,7 +62,7 @@ class FakeWorker:
             "describe": dict(
                 parameters=7,
                 first_loss=loss,
-                device="cpu",
+                device=self.device,
                 convolution="xla",
                 versions=versions,
                 training_flops=2e9 if self.job.family == "flaxcifar" else None,
@@ -68,7 +70,7 @@ class FakeWorker:
             "warm_up": dict(compile_seconds=3.0, step_seconds=self.seconds),
             "train": seconds | dict(peak_memory_mb=100.0, peak_device_memory_mb=None),
             "infer": seconds,
-            "matrix_rate": dict(matrix_rate=4e12 if self.job.family == "flaxcifar" else None),
+            "matrix_rate": dict(matrix_rate=4e12),
             "fit": dict(images_per_second=100.0),
         }[do]
 
@@ -108,8 +110,28 @@ def test_throughput_writes_what_it_promises(tmp_path, capsys):
     assert row["images_per_second"] == pytest.approx(1000)
     assert row["spread"].keys() == {"min", "q1", "q3", "max"}
     assert rows[1]["images_per_second"] == pytest.approx(500)
-    assert [row["matrix_share"] for row in rows[:2]] == pytest.approx([0.5, 0.25])
+    assert row["matrix_share"] is None
     assert "torch: skipped, torch is not installed" in capsys.readouterr().out
+
+
+def test_an_accelerators_rows_give_the_share_of_its_matrix_rate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(FakeWorker, "device", "a GPU")
+    flags = ("--models", "crcv", "--precision", "float32", "--batch", "10")
+    flags += ("--frameworks", "keras-jax,flaxcifar")
+    rows = run(throughput, tmp_path, *flags)
+    # 2e9 operations an image, 500 and 1000 images/s, of 4e12 a second.
+    assert [row["matrix_share"] for row in rows] == pytest.approx([0.25, 0.5])
+    monkeypatch.setattr(FakeWorker, "broken", {"flaxcifar": "matrix_rate"})
+    rows = run(throughput, tmp_path, *flags)
+    assert [row["matrix_share"] for row in rows[2:]] == [None, None]
+    assert "matrix products: cannot go on" in capsys.readouterr().out
+
+
+def test_the_matrix_rate_is_operations_over_the_best_time(monkeypatch):
+    clock = iter((0.0, 4.0, 4.0, 6.0) + (6.0, 9.0) * 8)
+    monkeypatch.setattr(flaxcifar_peer.time, "perf_counter", lambda: next(clock))
+    rate = flaxcifar_peer.matrix_rate("bfloat16", jax.devices()[0], size=16)
+    assert rate == pytest.approx(10 * 2 * 16**3 / 2.0)
 
 
 def test_frameworks_take_turns_there_and_back(tmp_path):

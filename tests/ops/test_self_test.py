@@ -36,11 +36,12 @@ def test_a_wrong_sum_is_found(monkeypatch):
         ops.self_test()
 
 
-def test_accelerators_may_multiply_float32_numbers_as_shorter_ones(monkeypatch):
-    right, factor = module.convolution, 1.001
+@pytest.mark.parametrize("platform, error", [("gpu", 5e-4), ("tpu", 1e-2)])
+def test_accelerators_may_multiply_float32_numbers_as_shorter_ones(platform, error, monkeypatch):
+    right, factor = module.convolution, 1 + error
     monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * factor)
-    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(module.jax, "default_backend", lambda: platform)
     ops.self_test()
-    factor = 1.05
+    factor = 1 + 4 * error
     with pytest.raises(UserError, match="is wrong on this machine"):
         ops.self_test()
