@@ -3,6 +3,7 @@
 Jordan et al., 2024 (https://kellerjordan.github.io/posts/muon/), for kernels of convolutions.
 """
 
+import functools
 from collections import defaultdict
 from typing import Any
 
@@ -13,6 +14,9 @@ from jax.typing import ArrayLike
 
 # Of the quintic whose iteration drives singular values towards one, as fast as it can.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
+# Iterations on one square of the matrix. Rounding can make its smallest eigenvalues negative; each
+# iteration takes these 12 times further from zero, where from about -1 on they would explode.
+_ITERATIONS_ON_A_SQUARE = 3
 
 
 def orthogonalizing(
@@ -50,13 +54,31 @@ def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
     """Returns matrices [..., m, n], m <= n, with the singular vectors of `x` and values near one.
 
     After 5 steps the values lie between about 0.7 and 1.2, but for those far below the largest.
+    The iterations are on the small square x x^T, in float32, and only their product meets x again:
+    Gram Newton-Schulz (https://dao-lab.ai/blog/2026/gram-newton-schulz), half the operations where
+    n is 4 m or more.
     """
     norm = jnp.linalg.norm(x.astype(jnp.float32), axis=(-2, -1), keepdims=True)
     x = (x / (norm + 1e-7)).astype(x.dtype)
-    for _ in range(steps):
-        square = x @ x.mT
-        x = _A * x + (_B * square + _C * square @ square) @ x
+    for start in range(0, steps, _ITERATIONS_ON_A_SQUARE):
+        square = jnp.matmul(x, x.mT, preferred_element_type=jnp.float32)
+        product = factor = _quintic(square)
+        for _ in range(start + 1, min(start + _ITERATIONS_ON_A_SQUARE, steps)):
+            square = _matmul(_matmul(factor, square), factor)
+            factor = _quintic(square)
+            product = _matmul(factor, product)
+        x = product.astype(x.dtype) @ x
     return x
+
+
+def _quintic(square: jax.Array) -> jax.Array:
+    """Returns what an iteration multiplies x by, of x x^T."""
+    identity = jnp.eye(square.shape[-1])
+    return _A * identity + _B * square + _C * _matmul(square, square)
+
+
+# GPUs and TPUs would round the factors to fewer digits.
+_matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def _orthogonalize(updates: Any, steps: int, dtype: str) -> Any:

@@ -65,6 +65,17 @@ def test_bfloat16_is_close_enough():
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 7])
+@pytest.mark.parametrize("smallest", [1e-1, 1e-6])
+def test_iterations_on_the_square_are_those_on_the_matrix(steps, smallest):
+    """Badly conditioned matrices included: the square's smallest eigenvalues drown in rounding."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, 24)))[0] for n in (24, 216))
+    x = (left * np.geomspace(1, smallest, 24)) @ right.T
+    got = newton_schulz(jnp.asarray(x, jnp.float32), steps)
+    np.testing.assert_allclose(got, reference_newton_schulz(x, steps), atol=2e-3)
+
+
 @pytest.mark.parametrize("shape", [(8, 36), (8, 8), (2, 5, 7)])
 def test_singular_values_come_near_one(shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
