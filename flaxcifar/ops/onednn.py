@@ -40,6 +40,7 @@ def load() -> ctypes.CDLL:
     if before is None:
         del os.environ["GOMP_SPINCOUNT"]
     library.flaxcifar_set_threads(threads())
+    library.flaxcifar_onednn_bfloat16_gain.restype = ctypes.c_double
     for name in PASSES:
         symbol = getattr(library, f"flaxcifar_convolution_{name}")
         jax.ffi.register_ffi_target(_target(name), jax.ffi.pycapsule(symbol), platform="cpu")
@@ -64,10 +65,10 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
     """
     half, library = lhs.dtype == jnp.bfloat16, load()
     height, width = g.output_shape(lhs.shape, rhs.shape)[1:3]
-    # AMX multiplies bfloat16 numbers faster than Winograd's algorithm saves products of float32; on
-    # small maps oneDNN 3.2 does not come near its rate.
-    amx = half and height * width > 16 and library.flaxcifar_onednn_has_amx()
-    tile = 0 if exact or amx else winograd.tile_size(g, lhs.shape, rhs.shape)
+    # Winograd's products are float32. On maps up to 4 x 4 oneDNN 3.2 gains nothing from bfloat16.
+    larger = half and height * width > 16
+    least_saving = library.flaxcifar_onednn_bfloat16_gain() if larger else 1.0
+    tile = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape, least_saving)
     if not tile and half and not library.flaxcifar_onednn_has_bfloat16():
         wide = (array.astype(jnp.float32) for array in (lhs, rhs))
         return _convolution(*wide, g, tile).astype(lhs.dtype)

@@ -19,6 +19,13 @@ from flaxcifar.ops.geometry import Geometry, vary_like
 # B^T, G and A^T of the paper by m.
 _INPUT = {
     2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    3: (
+        (2, -1, -2, 1, 0),
+        (0, -2, -1, 1, 0),
+        (0, 2, -3, 1, 0),
+        (0, -1, 0, 1, 0),
+        (0, 2, -1, -2, 1),
+    ),
     4: (
         (4, 0, -5, 0, 1, 0),
         (0, -4, -4, 1, 1, 0),
@@ -30,29 +37,36 @@ _INPUT = {
 }
 _KERNEL = {
     2: np.array(((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))) / 2,
+    3: np.array(((3, 0, 0), (-3, -3, -3), (-1, 1, -1), (1, 2, 4), (0, 0, 6))) / 6,
     4: np.array(((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))) / 24,
 }
 _OUTPUT = {
     2: ((1, 1, 1, 0), (0, 1, -1, -1)),
+    3: ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1)),
     4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
 }
 _CHUNK = 128  # tiles whose products are computed at once
 
 
-def tile_size(g: Geometry, lhs: Sequence[int], rhs: Sequence[int]) -> int:
-    """Returns m, 4 or 2, for a convolution of these shapes; 0 where the algorithm does not pay.
+def tile_size(
+    g: Geometry, lhs: Sequence[int], rhs: Sequence[int], least_saving: float = 1.0
+) -> int:
+    """Returns m, 4, 3 or 2, for a convolution of these shapes; 0 where the algorithm does not pay.
 
     The transformed kernel is (m + 2)^2 / 9 times as large as the kernel: many tiles must use it.
     Only with enough channels are the transforms of the activations small beside the products.
+    Tiles reach beyond maps that they do not divide: the m with the fewest products is taken if they
+    are `least_saving` times fewer than those of the plain convolution.
     """
     fits = tuple(rhs[:2]) == (3, 3) and g.strides == g.dilation == (1, 1) and g.groups == 1
     channels = min(rhs[2:]) >= 16 and max(rhs[2:]) <= 16384
     if not (fits and channels) or max(g.padding[0] + g.padding[1]) > 2:
         return 0
     n, height, width, _ = g.output_shape(lhs, rhs)
-    tiles = {m: n * -(-height // m) * -(-width // m) for m in (4, 2)}
+    tiles = {m: n * -(-height // m) * -(-width // m) for m in (4, 3, 2)}
     m = min(tiles, key=lambda m: tiles[m] * (m + 2) ** 2)
-    return m if tiles[m] >= 64 else 0
+    saving = n * height * width * 9 / (tiles[m] * (m + 2) ** 2)
+    return m if tiles[m] >= 64 and saving >= least_saving else 0
 
 
 def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, m: int) -> jax.Array:

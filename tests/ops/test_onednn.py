@@ -87,18 +87,25 @@ def test_bfloat16_without_avx512(onednn, tmp_path):
     subprocess.run([sys.executable, script], env=environment, check=True)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("amx", [False, True])
-@pytest.mark.parametrize("size", [4, 8])
-def test_winograd_but_for_bfloat16_on_larger_maps_with_amx(onednn, monkeypatch, dtype, amx, size):
+@pytest.mark.parametrize(
+    ("dtype", "gain", "size", "tile"),
+    [
+        ("float32", 16, 8, 4),
+        ("bfloat16", 16, 8, 0),
+        ("bfloat16", 16, 4, 4),  # oneDNN gains nothing on small maps
+        ("bfloat16", 2.8, 8, 4),
+        ("bfloat16", 2.8, 5, 0),  # 2.25 times fewer products
+        ("bfloat16", 1, 5, 3),
+    ],
+)
+def test_winograd_where_it_saves_more_than_bfloat16(onednn, monkeypatch, dtype, gain, size, tile):
     library = types.SimpleNamespace(
-        flaxcifar_onednn_has_bfloat16=lambda: True, flaxcifar_onednn_has_amx=lambda: amx
+        flaxcifar_onednn_has_bfloat16=lambda: True, flaxcifar_onednn_bfloat16_gain=lambda: gain
     )
     monkeypatch.setattr("flaxcifar.ops.onednn.load", lambda: library)
     x, kernel, _ = random_operands((64, size, size, 32), (3, 3, 32, 32), dtype)
     g = Geometry((1, 1), ((1, 1), (1, 1)))
     text = jax.jit(lambda x, kernel: convolution(x, kernel, g)).lower(x, kernel).as_text()
-    tile = 0 if amx and dtype == "bfloat16" and size == 8 else 4
     assert f"tile = {tile} " in text
 
 

@@ -1,4 +1,4 @@
-// The transforms of Winograd's minimal filtering F(m x m, 3 x 3): m = 2 and 4.
+// The transforms of Winograd's minimal filtering F(m x m, 3 x 3): m = 2, 3 and 4.
 // A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 // Each applies its matrix to one column of vectors; `sandwich` applies it along both axes.
 #pragma once
@@ -38,6 +38,46 @@ struct Transforms<2> {
     o[0] = d[0] + even;
     o[1] = .5f * (d[1] - d[2]);
     o[2] = even + d[3];
+  }
+};
+
+template <>
+struct Transforms<3> {  // interpolation points 0, 1, -1, 2 and infinity
+  INLINE static void input(const Vector* d, Vector* o) {
+    const Vector odd = d[3] - d[1];
+    o[0] = 2 * (d[0] - d[2]) + odd;
+    o[1] = d[3] - d[2] - 2 * d[1];
+    o[2] = d[3] - 3 * d[2] + 2 * d[1];
+    o[3] = odd;
+    o[4] = d[4] - d[2] - 2 * odd;
+  }
+  INLINE static void output(const Vector* d, Vector* o) {
+    const Vector a = d[1] + d[2];
+    o[0] = d[0] + a + d[3];
+    o[1] = d[1] - d[2] + 2 * d[3];
+    o[2] = a + 4 * d[3] + d[4];
+  }
+  INLINE static void output_gradient(const Vector* d, Vector* o) {
+    const Vector even = d[0] + d[2];
+    o[0] = d[0];
+    o[1] = even + d[1];
+    o[2] = even - d[1];
+    o[3] = d[0] + 2 * d[1] + 4 * d[2];
+    o[4] = d[2];
+  }
+  INLINE static void kernel(const Vector* g, Vector* o) {
+    const Vector even = g[0] + g[2];
+    o[0] = .5f * g[0];
+    o[1] = -.5f * (even + g[1]);
+    o[2] = (1.f / 6) * (g[1] - even);
+    o[3] = (1.f / 6) * g[0] + (1.f / 3) * g[1] + (2.f / 3) * g[2];
+    o[4] = g[2];
+  }
+  INLINE static void kernel_gradient(const Vector* d, Vector* o) {
+    const Vector a = .5f * d[1], b = (1.f / 6) * d[2], c = (1.f / 6) * d[3];
+    o[0] = .5f * d[0] - a - b + c;
+    o[1] = b - a + 2 * c;
+    o[2] = 4 * c - a - b + d[4];
   }
 };
 
