@@ -25,16 +25,16 @@ def get_config():
     config.precision = "bfloat16"
     config.batch_size = 1000
     config.eval_batch_size = 1000
-    config.total_epochs = 9
+    config.total_epochs = 10
     config.label_smoothing = 0.25
     sgd = dict(name="sgd", momentum=0.85, nesterov=True, decay=0.002)
     config.optimizer = dict(sgd, learning_rate=53.0)
     config.schedule = dict(name="linear")
-    muon = dict(name="muon", learning_rate=0.18, momentum=0.6, ns_steps=3, normalize=True)
+    muon = dict(name="muon", learning_rate=0.25, momentum=0.6, ns_steps=3, normalize=True)
     config.param_groups = (
         ("whiten/kernel", "frozen"),
         ("stage[0-9]+/conv[0-9]+", muon),
-        ("head", dict(sgd, learning_rate=670.0)),
+        ("head", dict(sgd, learning_rate=1340.0)),
     )
     config.early_stopping.restore_best = False
     config.test_views = "mirror_shift"
