@@ -65,7 +65,8 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
     """
     half, library = lhs.dtype == jnp.bfloat16, load()
     height, width = g.output_shape(lhs.shape, rhs.shape)[1:3]
-    # Winograd's products are float32. On maps up to 4 x 4 oneDNN 3.2 gains nothing from bfloat16.
+    # Winograd's products are float32. On maps up to 4 x 4 oneDNN 3.2 does not come near the rate
+    # at which a processor multiplies bfloat16 numbers.
     larger = half and height * width > 16
     least_saving = library.flaxcifar_onednn_bfloat16_gain() if larger else 1.0
     tile = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape, least_saving)
