@@ -5,8 +5,9 @@
 Of the family of recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NAVIER-STOKED), on
 this project's network. Not measured on CIFAR-100. On tinyimagenet100, a stand-in of its shape, 2
 cores of an AMD EPYC (Zen 4), from a cold process, with --config.total_steps=490 (9.8 epochs): 19:39
-minutes in all, 58.22 % test accuracy with a single view and 59.60 % with six (n = 1). crcv reaches
-42.34 and 44.14 % there in 21:28 minutes (61 epochs without a validation split, n = 1).
+and 20:23 minutes in all, 57.96 % test accuracy with a single view (58.22 and 57.70) and 59.50 %
+with six (59.60 and 59.40; n = 2). crcv reaches 42.34 and 44.14 % there in 21:28 minutes (61 epochs
+without a validation split, n = 1).
 """
 
 from flaxcifar.config import default_config
