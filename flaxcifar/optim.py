@@ -69,8 +69,8 @@ def muon(
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024) for the kernels of convolutions, SGD for all other parameters.
 
-    optax's own leaves kernels of four dimensions to Adam. See `muon.muon` for the keywords; those
-    of SGD begin with `sgd_`, and its momentum is Nesterov's.
+    optax's own leaves kernels of four dimensions to Adam. For the keywords see
+    `muon.orthogonalizing`; those of SGD begin with `sgd_`, and its momentum is Nesterov's.
     """
 
     def labels(params):

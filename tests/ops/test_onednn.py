@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flaxcifar.ops.geometry import Geometry
-from flaxcifar.ops.onednn import convolution, threads
+from flaxcifar.ops.onednn import convolution, load, threads
 
 TOLERANCE = {"float32": 3e-5, "bfloat16": 8e-3}
 
@@ -76,6 +77,7 @@ def test_bfloat16_without_avx512(onednn, tmp_path):
         "from flaxcifar.ops.onednn import convolution, load\n"
         "use('onednn')\n"
         "assert not load().flaxcifar_onednn_has_bfloat16()\n"
+        "assert load().flaxcifar_onednn_bfloat16_gain() == 1\n"
         "x, kernel = jnp.ones((2, 4, 4, 3), jnp.bfloat16), jnp.ones((1, 1, 3, 5), jnp.bfloat16)\n"
         "g = Geometry((2, 2), ((0, 0), (0, 0)))\n"
         "y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, g), x, kernel)\n"
@@ -85,6 +87,12 @@ def test_bfloat16_without_avx512(onednn, tmp_path):
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run([sys.executable, script], env=environment, check=True)
+
+
+def test_the_gain_of_bfloat16_is_this_processors(onednn):
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    right = 16 if "amx_bf16" in flags else 2.8 if "avx512_bf16" in flags else 1
+    assert load().flaxcifar_onednn_bfloat16_gain() == right
 
 
 @pytest.mark.parametrize(
