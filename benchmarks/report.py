@@ -50,10 +50,11 @@ def draw(panels: Mapping[str, Bars], path: Path) -> None:
             for name, (value, low, high) in series.items():
                 axis.barh(place, value, color=colours[name])
                 axis.hlines(place, low, high, color="black", linewidth=1)
-                axis.text(high, place, f" {value:,.3g}", va="center", fontsize=7)
+                number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+                axis.text(high, place, f" {number}", va="center", fontsize=7)
                 place += 1
             place += 1
-        axis.set_yticks(list(ticks.values()), list(ticks))
+        axis.set_yticks(list(ticks.values()), list(ticks), fontsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set_xlabel(measure)

@@ -302,7 +302,8 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
     seconds: dict[str, dict] = {}
     accuracy: dict[str, dict] = {}
     for row in rows:
-        group = f"{row['model']}\n{row['framework']}"
+        changed = row["model"].replace(":", "\n")
+        group = f"{changed}\n{row['framework']}, {row['dataset']}"
         low, high = row["spread"]["min"], row["spread"]["max"]
         seconds.setdefault(group, {})[row["clock"]] = (row["seconds"], low, high)
         for series, key in (("single view", "test_accuracy"), ("views", "test_augmented_accuracy")):
