@@ -6,7 +6,7 @@ Of the family of recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NA
 this project's network. Not measured on CIFAR-100. On tinyimagenet100, a stand-in of its shape, 2
 cores of an AMD EPYC (Zen 4), from a cold process, with --config.total_steps=490 (9.8 epochs): 19:39
 and 20:23 minutes in all, 57.96 % test accuracy with a single view (58.22 and 57.70) and 59.50 %
-with six (59.60 and 59.40; n = 2). crcv reaches 42.34 and 44.14 % there in 21:28 minutes (61 epochs
+with six (59.60 and 59.40; n = 2). crcv reaches 42.02 and 44.40 % there in 20:35 minutes (56 epochs
 without a validation split, n = 1).
 """
 

@@ -2,12 +2,12 @@
 
     python -m flaxcifar.main --config configs/speed94.py
 
-On CIFAR-10 as JPEG (quality 75), 2 cores of an Intel Xeon with AMX, from a cold process: 7:53
-minutes in all (7:45 to 8:05), 89.99 +- 0.14 % test accuracy with a single view and 90.86 +- 0.17 %
-with six (3 seeds). On 2 cores of an AMD EPYC with AVX2, in float32 and before the activations had
-backward passes of their own: 16:18 minutes, 89.84 and 90.58 % (n = 1). The original recipe in
-PyTorch reaches 89.7 and 90.6 % on these images (n = 1). On an NVIDIA H200: 2 s of training and 58
-of compiling, 89.85 +- 0.12 and 90.86 +- 0.19 % (5 seeds).
+On CIFAR-10 as JPEG (quality 75), 2 cores of an AMD EPYC (Zen 4), from a cold process: 12:11 minutes
+in all (12:07 to 12:12), 89.75 +- 0.20 % test accuracy with a single view and 90.82 +- 0.16 % with
+six (3 seeds). On 2 cores of an Intel Xeon with AMX, older code: 7:53 minutes (7:45 to 8:05), 89.99
++- 0.14 and 90.86 +- 0.17 % (3 seeds). The original recipe in PyTorch reaches 89.7 and 90.6 % on
+these images (n = 1). On an NVIDIA H200: 2 s of training and 58 of compiling, 89.85 +- 0.12 and
+90.86 +- 0.19 % (5 seeds).
 
 The rates are airbench's. Small images for the first half pay for two more epochs than its eight.
 """
