@@ -23,7 +23,8 @@ from rich.table import Table
 from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
 from benchmarks.processes import run_module
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 Row = dict[str, Any]
@@ -63,11 +64,12 @@ def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
     from benchmarks.jobs import recipe
     from benchmarks.peers.flaxcifar_peer import PACKAGES
     from benchmarks.worker import use_threads
-    from flaxcifar import ops, parallel
-    from flaxcifar.checkpoint import Checkpoints
-    from flaxcifar.experiment import build
-    from flaxcifar.metrics import Metrics
-    from flaxcifar.step import create_state, train_steps
+    from flaxcifar import ops
+    from flaxcifar.devices import parallel
+    from flaxcifar.training.experiment import build
+    from flaxcifar.training.metrics import Metrics
+    from flaxcifar.training.step import create_state, train_steps
+    from flaxcifar.workdir.checkpoints import Checkpoints
 
     job = Job(**job)
     use_threads(job.threads)
@@ -175,4 +177,4 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

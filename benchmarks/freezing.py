@@ -20,7 +20,8 @@ from benchmarks import arguments, records, report
 from benchmarks.jobs import MODELS, Job
 from benchmarks.processes import WorkerError, write_arrays
 from benchmarks.turns import measure, skip, started
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 Row = dict[str, Any]
@@ -135,4 +136,4 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

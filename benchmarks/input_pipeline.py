@@ -24,7 +24,8 @@ from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
 from benchmarks.processes import Worker, WorkerError, write_arrays
 from benchmarks.turns import rounds, skip, started
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 BARE = "bare step"
@@ -181,4 +182,4 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -26,7 +26,8 @@ from benchmarks import (
     throughput,
     time_to_accuracy,
 )
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 BENCHMARKS = {
@@ -113,4 +114,4 @@ def fill(text: str, name: str, sections: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import ROOT, Job
-from flaxcifar import huge_pages
+from flaxcifar.devices import huge_pages
 from flaxcifar.errors import RunError
 
 # What the libraries read when they are loaded; the others go by the CPUs that they may use.

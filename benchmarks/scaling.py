@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks import arguments, records, report
 from benchmarks.jobs import ROOT, Job
 from benchmarks.processes import WorkerError, child_environment, last_words, run_module
-from flaxcifar import cli
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 Row = dict[str, Any]
@@ -170,11 +170,11 @@ def _train(job: Job) -> Row:
     import numpy as np
 
     from benchmarks.jobs import recipe
-    from flaxcifar import parallel
-    from flaxcifar.experiment import build
-    from flaxcifar.hlo import Program
-    from flaxcifar.run import start
-    from flaxcifar.step import train_steps
+    from flaxcifar.devices import parallel
+    from flaxcifar.tpu.hlo import Program
+    from flaxcifar.training.experiment import build
+    from flaxcifar.training.run_state import start
+    from flaxcifar.training.step import train_steps
 
     experiment = build(recipe(job))
     step = functools.partial(train_steps, experiment.recipe)
@@ -210,10 +210,10 @@ def _time(job: Job, rounds: int, seconds: float) -> Row:
     import numpy as np
 
     from benchmarks.jobs import recipe
-    from flaxcifar import parallel
-    from flaxcifar.experiment import build
-    from flaxcifar.run import start
-    from flaxcifar.step import train_steps
+    from flaxcifar.devices import parallel
+    from flaxcifar.training.experiment import build
+    from flaxcifar.training.run_state import start
+    from flaxcifar.training.step import train_steps
 
     experiment = build(recipe(job))
     step = functools.partial(train_steps, experiment.recipe)
@@ -285,4 +285,4 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -22,7 +22,8 @@ from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
 from benchmarks.processes import WorkerError, run_module, write_arrays
 from benchmarks.turns import skip
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 # What a process reports, in seconds after its start.
@@ -143,4 +144,4 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

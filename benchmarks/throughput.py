@@ -24,7 +24,8 @@ from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
 from benchmarks.processes import Worker, WorkerError, write_arrays
 from benchmarks.turns import measure, skip, started
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import RunError, UserError
 
 # How far a first loss may be from flaxcifar's in float32, relative.
@@ -208,4 +209,4 @@ def panels(rows: Sequence[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -30,7 +30,8 @@ from rich.table import Table
 from benchmarks import arguments, records, report
 from benchmarks.jobs import ROOT, Job, missing
 from benchmarks.processes import WorkerError, child_environment, last_words, run_module
-from flaxcifar import cli, config, console
+from flaxcifar import config, console
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 Row = dict[str, Any]
@@ -314,4 +315,4 @@ def panels(rows: list[Row]) -> dict[str, report.Bars]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

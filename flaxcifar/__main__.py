@@ -3,23 +3,24 @@
 import runpy
 import sys
 
-from flaxcifar import __version__, cli
+from flaxcifar import __version__
+from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 from flaxcifar.registry import suggestion
 
 # Of each command its module and what it does.
 COMMANDS = {
     "train": ("main", "train a config, or go on where that was interrupted"),
-    "evaluate": ("evaluate", "evaluate the best checkpoint of a run"),
-    "predict": ("predict", "classify images"),
+    "evaluate": ("training.evaluation", "evaluate the best checkpoint of a run"),
+    "predict": ("inference.predict", "classify images"),
     "report": ("report", "write the page of a run, or of several side by side"),
-    "board": ("board", "show runs in TensorBoard"),
-    "export": ("export", "write a model for use without flaxcifar"),
-    "keras_weights": ("keras_weights", "read networks from Keras files, and write them"),
-    "doctor": ("doctor", "look at what a run needs on this machine"),
-    "verify_resume": ("verify_resume", "show that a run that is killed goes on exactly"),
-    "aot": ("aot", "compile training for a TPU that is not there"),
-    "completion": ("completion", "print what makes a shell complete all of these"),
+    "board": ("cli.board", "show runs in TensorBoard"),
+    "export": ("inference.export", "write a model for use without flaxcifar"),
+    "keras_weights": ("keras_weights.convert", "read networks from Keras files, and write them"),
+    "doctor": ("cli.doctor", "look at what a run needs on this machine"),
+    "verify_resume": ("cli.verify_resume", "show that a run that is killed goes on exactly"),
+    "aot": ("cli.aot", "compile training for a TPU that is not there"),
+    "completion": ("cli.completion", "print what makes a shell complete all of these"),
 }
 
 _EXAMPLE = "flaxcifar train --config configs/quickstart.py --workdir runs/first"
@@ -27,7 +28,7 @@ _EXAMPLE = "flaxcifar train --config configs/quickstart.py --workdir runs/first"
 
 def main() -> None:
     """Runs a command exactly as `python -m flaxcifar.<module>` does."""
-    cli.run(_run)
+    run_command(_run)
 
 
 def _run(argv: list[str]) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxcifar import cli, config, hosts, huge_pages
+from flaxcifar import config
+from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.devices import huge_pages, processes
 from flaxcifar.errors import UserError
-from flaxcifar.workdir import fresh_workdir
+from flaxcifar.workdir.files import fresh_workdir
 
 
-def parser() -> cli.Parser:
+def parser() -> Parser:
     """Returns the flags; what it leaves are values of config keys."""
-    result = cli.Parser("main", __doc__, "--config FILE [--config.KEY=VALUE ...] [FLAGS]")
+    result = Parser("main", __doc__, "--config FILE [--config.KEY=VALUE ...] [FLAGS]")
     add = result.add_argument
     add("--config", required=True, metavar="FILE", help="a Python file that has get_config()")
     add("--workdir", metavar="DIR", help="for results and checkpoints; default: new, in runs/")
@@ -27,7 +29,7 @@ def parser() -> cli.Parser:
     words = "keys that may differ from the workdir's run"
     add("--allow_change", default="", metavar="KEY,...", help=words)
     add("--strict", action="store_true", help="refuse to resume where the newest is damaged")
-    hosts.add_flags(result)
+    processes.add_flags(result)
     return result
 
 
@@ -42,9 +44,9 @@ def main(argv: list[str]) -> None:
     }
     if flags.seeds < 1:
         raise UserError(f"--seeds is {flags.seeds}; it must be at least 1")
-    hosts.start(flags)
+    processes.start(flags)
     if flags.seeds > 1 or flags.sweep:
-        from flaxcifar import sweep
+        from flaxcifar.search import sweep
 
         load = functools.partial(_load, flags.config, overrides)
         runs = sweep.plan(load, [sweep.parse_axis(text) for text in flags.sweep], flags.seeds)
@@ -53,14 +55,14 @@ def main(argv: list[str]) -> None:
         return
 
     if flags.dry_run:
-        from flaxcifar.dry_run import dry_run
+        from flaxcifar.cli.dry_run import dry_run
 
         dry_run(checked, Path(flags.workdir or fresh_workdir(name)))
         return
 
-    from flaxcifar.train import train_and_evaluate
+    from flaxcifar.training.loop import train_and_evaluate
 
-    with hosts.ending_together():
+    with processes.ending_together():
         train_and_evaluate(checked, flags.workdir or fresh_workdir(name), **options)
 
 
@@ -70,4 +72,4 @@ def _load(path: str, overrides: Sequence[str], more: Sequence[str]) -> Any:
 
 if __name__ == "__main__":
     huge_pages.restart_with_them()
-    cli.run(main)
+    run_command(main)

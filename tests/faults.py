@@ -28,10 +28,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import tiny
 
-from flaxcifar import cli, data, ops, store, train
-from flaxcifar.checkpoint import Checkpoints
+from flaxcifar import data, ops
+from flaxcifar.cli.verify_resume import differences
 from flaxcifar.errors import UserError
-from flaxcifar.verify_resume import differences
+from flaxcifar.training import loop
+from flaxcifar.workdir import atomic_folders
+from flaxcifar.workdir.checkpoints import Checkpoints
 
 CHANGES = {
     "total_epochs": 2,
@@ -70,7 +72,7 @@ def start(workdir: Path, prepare: Prepare = nothing, **changes) -> int:
         ops.self_test = lambda dtype: None  # half of a start's time
         prepare()
         config = tiny.config(**CHANGES | changes)
-        cli.run(lambda _: train.train_and_evaluate(config, workdir))
+        run(lambda _: loop.train_and_evaluate(config, workdir))
         code = 0
     except SystemExit as end:
         code = end.code
@@ -144,9 +146,9 @@ def dying(operation: int) -> Prepare:
 
             return call
 
-        store.os.rename = counted(os.rename)
-        store.os.fsync = counted(os.fsync)
-        store.shutil.rmtree = counted(shutil.rmtree)
+        atomic_folders.os.rename = counted(os.rename)
+        atomic_folders.os.fsync = counted(os.fsync)
+        atomic_folders.shutil.rmtree = counted(shutil.rmtree)
         os.replace = counted(os.replace)
 
     return prepare
@@ -181,8 +183,9 @@ VALUES = """ 0 -1 7 1e30 nan inf None True false 'x' () (1,) [1,2 {'name':'sgd'}
 
 def mutated_configs(count: int, seed: int) -> list[str]:
     """Returns what ended otherwise than well or in a UserError, of configs changed at random."""
-    from flaxcifar import config, experiment
+    from flaxcifar import config
     from flaxcifar.config import default_config, to_json
+    from flaxcifar.training import experiment
 
     data.load = lambda settings: tiny.dataset(train=96, test=20)
     ops.self_test = lambda dtype: None
@@ -323,7 +326,7 @@ class Harness:
 
     def damage(self, every: int) -> None:
         """Damages every n-th file of the newest checkpoint in three ways."""
-        steps = store.Store(self.straight / "checkpoints" / "latest").numbers()
+        steps = atomic_folders.Store(self.straight / "checkpoints" / "latest").numbers()
         best_step = apart(newest, self.straight)["best_step"]
         for kind, step in (("latest", steps[0]), ("best", best_step)):
             folder = Path("checkpoints", kind, str(step))
@@ -383,7 +386,7 @@ class Harness:
                 workdir = disk / f"full{when}"
                 code = run(workdir, filling(when))
                 self.expect("full disk", code == 1, f"ended with {code}")
-                whole = store.Store(workdir / "checkpoints" / "latest")
+                whole = atomic_folders.Store(workdir / "checkpoints" / "latest")
                 intact = whole.damage(when) is None
                 self.expect("checkpoint before the full disk", intact, "is not whole")
                 ballast.unlink()

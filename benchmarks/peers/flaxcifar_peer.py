@@ -13,12 +13,13 @@ import numpy as np
 
 from benchmarks.jobs import MODELS, ROOT, Job, recipe, recipe_without_dropout
 from benchmarks.peers.peer import Peer, read_arrays
-from flaxcifar import config, ops, parallel
-from flaxcifar.estimate import training_flops
-from flaxcifar.experiment import Experiment, build
-from flaxcifar.metrics import Metrics, cross_entropy
-from flaxcifar.step import Arrays, create_state, train_steps
-from flaxcifar.train import train_and_evaluate
+from flaxcifar import config, ops
+from flaxcifar.devices import parallel
+from flaxcifar.tpu.estimate import training_flops
+from flaxcifar.training.experiment import Experiment, build
+from flaxcifar.training.loop import train_and_evaluate
+from flaxcifar.training.metrics import Metrics, cross_entropy
+from flaxcifar.training.step import Arrays, create_state, train_steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

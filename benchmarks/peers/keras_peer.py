@@ -14,7 +14,7 @@ import keras
 from benchmarks.jobs import Job, matches, recipe, recipe_without_dropout
 from benchmarks.peers import keras_pipelines, keras_steps
 from benchmarks.peers.peer import Peer, network_spec, read_arrays
-from flaxcifar import keras_networks
+from flaxcifar.keras_weights import networks
 
 
 def make(job: Job) -> Peer:
@@ -63,8 +63,8 @@ def build(settings, weights: dict, image_shape: tuple) -> keras.Model:
 
     classes = weights["head/kernel"].shape[-1]
     spec = network_spec(settings, weights)
-    model = keras_networks.build(spec, image_shape, classes, penalty)
-    keras_networks.set_weights(model, weights)
+    model = networks.build(spec, image_shape, classes, penalty)
+    networks.set_weights(model, weights)
     return model
 
 

@@ -15,7 +15,7 @@ def prepare(request: dict) -> None:
 
     from flaxcifar import config, data
     from flaxcifar.data.normalization import statistics
-    from flaxcifar.schedules import make_schedule
+    from flaxcifar.optim.schedules import make_schedule
 
     settings = config.load(request["config"], request["changes"])
     dataset = data.load(settings.data)
@@ -46,7 +46,8 @@ def train(request: dict) -> None:
     from benchmarks.jobs import Job
     from benchmarks.peers import keras_peer, keras_pipelines, keras_steps
     from benchmarks.worker import use_threads
-    from flaxcifar import config, keras_networks
+    from flaxcifar import config
+    from flaxcifar.keras_weights import networks
 
     use_threads(request["threads"])
     settings = config.load(request["config"], request["changes"])
@@ -65,7 +66,7 @@ def train(request: dict) -> None:
 
         spec["stages"] = SIZES[spec.pop("size", "slim")]
     classes = int(labels.max()) + 1
-    model = keras_networks.build(spec, images.shape[1:], classes, penalty)
+    model = networks.build(spec, images.shape[1:], classes, penalty)
     optimizer = settings.optimizer
     model.compile(
         optimizer=keras.optimizers.SGD(

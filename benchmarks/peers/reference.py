@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.jobs import Job
 from benchmarks.peers.flaxcifar_peer import write_arrays
-from flaxcifar import cli
+from flaxcifar.cli.command import run_command
 
 
 def main(argv: list[str]) -> None:
@@ -18,4 +18,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -22,11 +22,12 @@ def main() -> None:
     import jax
 
     from benchmarks.peers.flaxcifar_peer import PACKAGES
-    from flaxcifar import config, ops, train
+    from flaxcifar import config, ops
+    from flaxcifar.training import loop
 
     moments = {"imported": time.time()}
     settings.augment = config.load(ROOT / "configs" / MODELS[job.model][0]).augment
-    make_train_fn = train.make_train_fn
+    make_train_fn = loop.make_train_fn
 
     def timed(experiment):
         train_fn = make_train_fn(experiment)
@@ -40,9 +41,9 @@ def main() -> None:
 
         return run
 
-    train.make_train_fn = timed
+    loop.make_train_fn = timed
     with tempfile.TemporaryDirectory() as workdir:
-        state = train.train_and_evaluate(settings, workdir)
+        state = loop.train_and_evaluate(settings, workdir)
     answer = {moment: when - request["began"] for moment, when in moments.items()}
     answer |= {
         "steps": int(state.step),

@@ -43,7 +43,7 @@ def default_config() -> ConfigDict:
     # Decoded images are kept here; "" = ~/.cache/flaxcifar.
     c.data.cache_dir = ""
 
-    # Augmentations in order, each dict(name=..., **kwargs) of flaxcifar/augment.py.
+    # Augmentations in order, each dict(name=..., **kwargs) of flaxcifar/data/augment.py.
     c.augment = ()
     # (percent, size) pairs, in order: until that percent of the run the training images are resized
     # to size x size; afterwards they are as they are. One program is compiled for each size.
@@ -72,9 +72,9 @@ def default_config() -> ConfigDict:
     # paths), "xla" (XLA's own) or "auto", the first of them that is there. Elsewhere it is XLA's.
     c.ops.convolution = "auto"
 
-    # An optimizer of optax (or of flaxcifar/optim.py) and its keywords.
+    # An optimizer of optax (or of flaxcifar/optim/optimizers.py) and its keywords.
     c.optimizer = ConfigDict({"name": "sgd", "learning_rate": 0.1, "momentum": 0.9})
-    # How the learning rate changes: a function of flaxcifar/schedules.py and its keywords.
+    # How the learning rate changes: a function of flaxcifar/optim/schedules.py and its keywords.
     c.schedule = ConfigDict({"name": "constant"})
     # (pattern, group) pairs, first match wins: a group is a scale of the learning rate, "frozen",
     # or an optimizer of its own, dict(name=..., **kwargs), maybe with a `schedule` of its own.

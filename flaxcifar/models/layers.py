@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from flaxcifar import hashing
 from flaxcifar.errors import UserError
-from flaxcifar.ops import convolution
+from flaxcifar.ops import convolution, hashing
 
 _glorot_uniform = nnx.initializers.glorot_uniform()
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
-from flaxcifar import hashing
+from flaxcifar.ops import hashing
 
 # One for each use of a key, so that they never meet.
 _SPLIT, _FOLD_IN, _BITS = 1, 2, 3

@@ -1,6 +1,6 @@
 """python -m flaxcifar.report"""
 
-from flaxcifar import cli
+from flaxcifar.cli.command import run_command
 from flaxcifar.report import main
 
-cli.run(main)
+run_command(main)

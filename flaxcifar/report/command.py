@@ -9,14 +9,15 @@ far as it is, without the test split.
 
 from pathlib import Path
 
-from flaxcifar import cli, console
+from flaxcifar import console
+from flaxcifar.cli.command import Parser, check_folder
 from flaxcifar.errors import UserError
+from flaxcifar.inference.analysis import read_details
 from flaxcifar.report import tensorboard
 from flaxcifar.report.comparison import of_comparison
-from flaxcifar.report.details import read_details
-from flaxcifar.report.files import read_run, with_names
 from flaxcifar.report.one_run import of_run
-from flaxcifar.workdir import write_text
+from flaxcifar.report.run_files import read_run, with_names
+from flaxcifar.workdir.files import write_text
 
 
 def write_report(workdir: Path, output: Path | None = None) -> Path:
@@ -45,9 +46,9 @@ def write_comparison(workdirs: list[Path], output: Path) -> Path:
     return output
 
 
-def parser() -> cli.Parser:
+def parser() -> Parser:
     """Returns the flags."""
-    result = cli.Parser("report", __doc__, "(--workdir DIR | --compare DIR DIR...) [FLAGS]")
+    result = Parser("report", __doc__, "(--workdir DIR | --compare DIR DIR...) [FLAGS]")
     runs = result.add_mutually_exclusive_group(required=True)
     runs.add_argument("--workdir", type=Path, metavar="DIR", help="the directory of a run")
     runs.add_argument("--compare", type=Path, nargs="+", metavar="DIR", help="several of them")
@@ -59,7 +60,7 @@ def parser() -> cli.Parser:
 def main(argv: list[str]) -> None:
     """Writes one page and says where it is."""
     flags = parser().parse_args(argv)
-    cli.check_folder("--output", flags.output)
+    check_folder("--output", flags.output)
     if flags.workdir:
         written = write_report(flags.workdir, flags.output)
     elif len(flags.compare) < 2:

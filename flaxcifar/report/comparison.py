@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from flaxcifar.report.files import RunFiles
 from flaxcifar.report.markup import Code, table
 from flaxcifar.report.page import curves, headline, page, rows
+from flaxcifar.report.run_files import RunFiles
 
 
 def of_comparison(runs: Sequence[RunFiles]) -> str:

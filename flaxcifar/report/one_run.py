@@ -3,12 +3,12 @@
 import numpy as np
 
 from flaxcifar.console import clock_time, percent
-from flaxcifar.ledger import flatten
+from flaxcifar.inference.analysis import Details
 from flaxcifar.report import predicted
-from flaxcifar.report.details import Details
-from flaxcifar.report.files import RunFiles
 from flaxcifar.report.markup import Code, Measure, figures, folded, picture, table
 from flaxcifar.report.page import curves, headline, page, rows
+from flaxcifar.report.run_files import RunFiles
+from flaxcifar.training.run_record import flatten
 
 
 def of_run(run: RunFiles, details: Details) -> str:

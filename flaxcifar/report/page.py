@@ -9,8 +9,8 @@ from string import Template
 from typing import Any
 
 from flaxcifar.console import clock_time, percent
-from flaxcifar.report.files import RunFiles
 from flaxcifar.report.markup import Measure, section, slug
+from flaxcifar.report.run_files import RunFiles
 
 # Figure's title, keys of the rows, unit; a rate is drawn from zero.
 _CURVES = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flaxcifar.console import percent
-from flaxcifar.report.details import Details, Gallery, sheet
+from flaxcifar.inference.analysis import Details, Gallery, sheet
 from flaxcifar.report.markup import Measure, Share, folded, png, table
 
 

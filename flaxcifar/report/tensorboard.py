@@ -4,10 +4,10 @@ import contextlib
 
 import numpy as np
 
-from flaxcifar.ledger import flatten
-from flaxcifar.report.details import Details, sheet
-from flaxcifar.report.files import RunFiles
-from flaxcifar.workdir import Logbook
+from flaxcifar.inference.analysis import Details, sheet
+from flaxcifar.report.run_files import RunFiles
+from flaxcifar.training.run_record import flatten
+from flaxcifar.workdir.files import Logbook
 
 _COLUMNS = 8  # of pictures
 _PIXELS = 800  # of the confusion matrix, about

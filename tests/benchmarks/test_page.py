@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_benchmarks import fake, run  # noqa: F401
+from fake_worker import fake, run  # noqa: F401
 
 from benchmarks import freezing, page, throughput
 from flaxcifar.errors import UserError

@@ -61,7 +61,7 @@ def test_wrappers_are_shares_of_jit_turn_by_turn(monkeypatch):
 def test_all_wrappers_are_timed(monkeypatch):
     monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
     monkeypatch.setattr("benchmarks.jobs.recipe", lambda job: tiny.config(batch_size=8))
-    monkeypatch.setattr("flaxcifar.parallel.all_devices", lambda: tuple(jax.devices()[:1]))
+    monkeypatch.setattr("flaxcifar.devices.parallel.all_devices", lambda: tuple(jax.devices()[:1]))
     found = scaling._time(JOB, rounds=2, seconds=0.05)
     assert found["rates"].keys() == set(scaling.WRAPPERS)
     assert all(len(rates) == 2 and min(rates) > 0 for rates in found["rates"].values())

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxcifar import ops, parallel
+from flaxcifar import ops
+from flaxcifar.devices import parallel
+from flaxcifar.devices.parallel import AXIS
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, make_head
 from flaxcifar.models.network import Network
-from flaxcifar.parallel import AXIS
 
 SHAPE = (32, 32, 3)
 SMALL = {

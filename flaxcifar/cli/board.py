@@ -1,0 +1,135 @@
+"""Shows runs in TensorBoard, on a free port.
+
+    python -m flaxcifar board                       every run under runs/
+    python -m flaxcifar board runs/first runs/second
+
+Runs that have not ended are named. Notes of TensorBoards that are no longer
+there, which notebooks mistake for running ones, are removed.
+"""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flaxcifar import console
+from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.errors import RunError, UserError
+
+_PORTS = range(6006, 6106)
+
+
+def find_runs(directories: Sequence[Path]) -> list[Path]:
+    """Returns the workdirs in or under the directories; raises UserError where one has none."""
+    found: list[Path] = []
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"there is no folder {str(directory)!r}")
+        runs = sorted(path.parent for path in directory.rglob("tensorboard") if path.is_dir())
+        if not runs:
+            raise UserError(f"{directory} holds no run: none of its folders has a tensorboard/")
+        found += runs
+    return found
+
+
+def remarks(runs: Sequence[Path]) -> Iterator[str]:
+    """Yields a line for each run that has not ended."""
+    for run in runs:
+        if not (run / "summary.json").exists():
+            rows = run / "metrics.jsonl"
+            epochs = len(rows.read_text().splitlines()) if rows.exists() else 0
+            yield f"{run} has not ended: {epochs} epochs so far"
+
+
+def remove_stale_notes(folder: Path) -> int:
+    """Removes what dead TensorBoards have noted in `folder`; returns how many.
+
+    TensorBoard notes each running instance in a file, and a killed one leaves it behind.
+    """
+    removed = 0
+    for note in folder.glob("pid-*.info"):
+        try:
+            process = json.loads(note.read_text())["pid"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if not _alive(process):
+            note.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def free_port(wanted: int | None) -> int:
+    """Returns `wanted`, or the first free port from TensorBoard's usual one on.
+
+    Raises UserError where none is free.
+    """
+    for port in [wanted] if wanted is not None else _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("localhost", port))
+                return port
+            except (OSError, OverflowError):
+                continue
+    where = f"port {wanted} is" if wanted is not None else f"ports {_PORTS[0]} to {_PORTS[-1]} are"
+    raise UserError(f"{where} taken or not allowed: choose another --port")
+
+
+def parser() -> Parser:
+    """Returns the flags."""
+    result = Parser("board", __doc__, "[DIR ...] [--port N]")
+    words = "runs, or folders of runs; default: runs"
+    result.add_argument(
+        "directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help=words
+    )
+    words = "default: the first that is free from 6006 on"
+    result.add_argument("--port", type=int, metavar="N", help=words)
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Runs TensorBoard until it is interrupted."""
+    flags = parser().parse_args(argv)
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("TensorBoard is not installed: pip install -e '.[board]'")
+    runs = find_runs(flags.directories)
+    port = free_port(flags.port)
+    for line in remarks(runs):
+        console.say(line)
+    removed = remove_stale_notes(Path(tempfile.gettempdir()) / ".tensorboard-info")
+    if removed:
+        console.say(f"{removed} notes of TensorBoards that are gone: removed")
+    console.say(f"{len(runs)} runs: http://localhost:{port}/ (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "tensorboard.main", "--port", str(port)]
+    if len(flags.directories) == 1:
+        command += ["--logdir", str(flags.directories[0])]
+    else:
+        named = (f"{path.resolve().name}:{path}" for path in flags.directories)
+        command += ["--logdir_spec", ",".join(named)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            _, errors = process.communicate()
+        except KeyboardInterrupt:
+            process.terminate()
+            return
+    if process.returncode:
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        raise RunError(f"TensorBoard ended: {''.join(last)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

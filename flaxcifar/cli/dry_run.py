@@ -1,0 +1,175 @@
+"""What a run would do: its plan, from a few real steps, with nothing written."""
+
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxcifar import console
+from flaxcifar.console import clock_time
+from flaxcifar.data.dataset import Split
+from flaxcifar.devices import parallel
+from flaxcifar.models.summary import model_summary
+from flaxcifar.training.dispatch import dispatches
+from flaxcifar.training.evaluation import make_evaluate
+from flaxcifar.training.experiment import Experiment, build
+from flaxcifar.training.loop import make_train_fn
+from flaxcifar.training.results import introduce
+from flaxcifar.training.run_record import check_resumable
+from flaxcifar.training.run_state import start
+from flaxcifar.workdir.checkpoints import space
+from flaxcifar.workdir.files import read_json
+
+_TIMED_SECONDS = 3.0  # of steps of each image size, and of evaluation
+_FILES = "config.json, metrics.jsonl, timing.jsonl, tensorboard/, summary.json"
+_PLOT_WIDTH, _PLOT_HEIGHT = 64, 8
+
+
+def dry_run(config: Any, workdir: Path) -> None:
+    """Prints data, model, schedule, time, memory and files of a checked config's run.
+
+    Trains and evaluates for some seconds to time it, on a state that is then dropped. Raises
+    UserError where the run itself would.
+    """
+    saved = read_json(workdir / "config.json")
+    check_resumable(saved, config, workdir)
+    experiment = build(config)
+    introduce(experiment, 0, workdir)
+    if saved is not None:
+        console.say("the workdir holds this run already: it would go on from its last checkpoint")
+    console.say(f"data: {experiment.dataset.name}, fingerprint {experiment.dataset.fingerprint}")
+    factors = [experiment.learning_rate(step, 1.0) for step in _sampled(experiment.total_steps)]
+    console.say("learning rate over the run:")
+    for line in plot(factors):
+        console.say(line)
+
+    state = parallel.replicate(start(experiment))
+    needed = space(state["state"])
+    with console.working("compiling and timing steps"):
+        training, state = time_training(experiment, state)
+    with console.working("compiling and timing evaluation"):
+        rate = evaluation_rate(experiment, state["state"])
+    images = experiment.total_epochs * len(experiment.validation_indices)
+    evaluating = (images + len(experiment.dataset.test)) / rate
+    shape = experiment.dataset.train.images.shape[1:]
+    totals = model_summary(experiment.recipe.network, shape, experiment.recipe.frozen)[1]
+    flops = totals["training_flops_per_image"] * config.batch_size
+    rows = [
+        ("training", f"{clock_time(training)} for {experiment.total_steps:,} steps"),
+        ("evaluation", f"{clock_time(evaluating)} for {images + len(experiment.dataset.test):,}"),
+        ("in all", f"about {clock_time(training + evaluating)}, without the seconds of compiling"),
+        ("a step", f"{flops / 1e9:,.1f} GFLOPs at the full image size"),
+        ("memory", memory()),
+        ("dataset", f"{_megabytes(_bytes(experiment))}, {config.data.pipeline}"),
+        ("checkpoints", f"{_megabytes(needed)} at most in {workdir}/checkpoints"),
+        ("disk", f"{_megabytes(_free(workdir))} free"),
+        ("also written", _FILES + ", report.html" * config.report),
+    ]
+    console.show(console.plan_table(rows))
+    console.say("dry run: nothing was written")
+
+
+def time_training(experiment: Experiment, state: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Returns the seconds that all steps would take, from some of each image size, compiled.
+
+    `state` is used up; what it has become is returned, too.
+    """
+    train_fn = make_train_fn(experiment)
+    ends = [end for end, _ in experiment.sizes]
+    seconds = 0.0
+    for first, end in zip([0, *ends], [*ends, experiment.total_steps], strict=True):
+        if end > first:
+            epoch = first // experiment.recipe.steps_per_epoch
+            pace, state = _pace(experiment, train_fn, state, epoch, first)
+            seconds += (end - first) * pace
+    return seconds, state
+
+
+def _pace(
+    experiment: Experiment, train_fn: Callable, state: dict[str, Any], epoch: int, step: int
+) -> tuple[float, dict[str, Any]]:
+    """Returns the seconds of a step, the first dispatch left out where there is another."""
+    steps, seconds = 0, 0.0
+    size = experiment.image_size(step)
+    began = time.perf_counter()
+    for number, dispatch in enumerate(dispatches(experiment, epoch, step)):
+        if dispatch.image_size != size or seconds > _TIMED_SECONDS:
+            break
+        new = train_fn(state["state"], state["metrics"], dispatch)
+        state = dict(zip(("state", "metrics"), jax.block_until_ready(new), strict=True))
+        now = time.perf_counter()
+        if number == 1:
+            steps, seconds = 0, 0.0  # without the compilation
+        steps, seconds, began = steps + dispatch.steps, seconds + now - began, now
+        if number == 0:
+            seconds = min(seconds, _TIMED_SECONDS)
+    return seconds / steps, state
+
+
+def evaluation_rate(experiment: Experiment, state: Any) -> float:
+    """Returns the images a second of evaluation, compiled, on the device's share of the host."""
+    recipe, config = experiment.recipe, experiment.config
+    evaluate = make_evaluate(
+        recipe.network, experiment.normalization, recipe.superclass_of, config.eval_batch_size
+    )
+    test: Split = experiment.dataset.test
+    some = np.arange(min(len(test), config.eval_batch_size))
+    taken = []
+    while len(taken) < 2 or sum(taken[1:]) < _TIMED_SECONDS and len(taken) < 20:
+        began = time.perf_counter()
+        evaluate(state.eval_params, state.batch_stats, test, some)
+        taken.append(time.perf_counter() - began)
+    return len(some) / float(np.median(taken[1:]))
+
+
+def memory() -> str:
+    """Returns the most memory that was in use so far, in words."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in _devices()]
+    if peaks and all(peaks):
+        return f"{_megabytes(max(peaks))} at most on a device"
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{_megabytes(peak)} at most in this process"
+
+
+def plot(values: list[float]) -> list[str]:
+    """Returns lines that draw the values, not negative, from left to right, with their largest."""
+    most = max(values) or 1.0
+    rows = []
+    for row in range(_PLOT_HEIGHT, 0, -1):
+        # In eighths of a line, as the block characters have them.
+        filled = [math.ceil(8 * _PLOT_HEIGHT * value / most) - 8 * (row - 1) for value in values]
+        rows.append("".join(" ▁▂▃▄▅▆▇█"[min(max(n, 0), 8)] for n in filled))
+    labels = [f"{most:.3g}", *[""] * (_PLOT_HEIGHT - 2), "0"]
+    return [f"{label:>8.8} {row}" for label, row in zip(labels, rows, strict=True)]
+
+
+def _sampled(total_steps: int) -> list[int]:
+    count = min(_PLOT_WIDTH, total_steps)
+    return [round(n * (total_steps - 1) / max(count - 1, 1)) for n in range(count)]
+
+
+def _devices() -> list[jax.Device]:
+    return [device for device in parallel.all_devices() if device.platform != "cpu"]
+
+
+def _bytes(experiment: Experiment) -> int:
+    dataset = experiment.dataset
+    return dataset.train.images.nbytes + dataset.test.images.nbytes
+
+
+def _free(workdir: Path) -> int:
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

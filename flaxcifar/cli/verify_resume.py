@@ -1,0 +1,171 @@
+"""Shows that a run resumes exactly: trains it straight, and again, killing it.
+
+    python -m flaxcifar verify_resume --config configs/quickstart.py --kills 10
+
+The second run is killed (SIGKILL) at random moments and started again until it
+ends. Then both must have the same parameters, statistics, optimizer state,
+metrics and summary, to the bit. Where it ends before it was killed as often as
+asked, another one is killed.
+"""
+
+import contextlib
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxcifar import config, console
+from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.errors import RunError, UserError
+
+
+def parser() -> Parser:
+    """Returns the flags; what it leaves are values of config keys."""
+    result = Parser("verify_resume", __doc__, "--config FILE [--config.KEY=VALUE ...]")
+    add = result.add_argument
+    add("--config", required=True, metavar="FILE", help="a Python file that has get_config()")
+    add("--steps", type=int, default=40, metavar="N", help="length of the run; default 40")
+    add("--kills", type=int, default=5, metavar="N", help="default 5")
+    add("--seed", type=int, default=0, metavar="N", help="of the moments of the kills")
+    add("--workdir", metavar="DIR", help="keeps the runs there, in straight/ and killed1/")
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Trains, kills, compares; raises RunError where the two runs differ."""
+    flags, overrides = parser().parse_known_args(argv)
+    if flags.steps < 1 or flags.kills < 1:
+        raise UserError("--steps and --kills must be at least 1")
+    config.load(flags.config, overrides)
+    command = [sys.executable, "-m", "flaxcifar.main", "--config", flags.config, *overrides]
+    command += [
+        f"--config.total_steps={flags.steps}",
+        "--config.report=False",
+        f"--config.checkpoint.every_steps={max(1, flags.steps // 10)}",
+    ]
+    with contextlib.ExitStack() as stack:
+        workdir = Path(flags.workdir or stack.enter_context(tempfile.TemporaryDirectory()))
+        straight = workdir / "straight"
+        if straight.exists():
+            raise UserError(f"{straight} exists: choose another --workdir")
+        run_to_the_end([*command, "--workdir", str(straight)])
+        seconds = time.time() - began(straight)
+        console.say(f"straight: {flags.steps} steps in {seconds:.1f} s, compilation included")
+        moments = random.Random(flags.seed)
+        runs = kills = 0
+        while kills < flags.kills:
+            runs += 1
+            killed = workdir / f"killed{runs}"
+            kills += kill_often(command, killed, flags.kills - kills, seconds, moments)
+            run_to_the_end([*command, "--workdir", str(killed)])
+            different = differences(straight, killed)
+            if different:
+                raise RunError(f"after {kills} kills the run is another: first, {different[0]}")
+            seconds /= 2  # of a run that ended too soon to be killed so often
+        console.say(
+            f"exact: {kills} kills, the same to the bit; SHA-256 of the state "
+            f"{contents(straight)['state']}"
+        )
+
+
+def kill_often(
+    command: Sequence[str], workdir: Path, kills: int, seconds: float, moments: random.Random
+) -> int:
+    """Kills a run so often, within so many seconds of its start, as long as it does not end.
+
+    Returns how often it was killed.
+    """
+    for done in range(kills):
+        # Often enough early that most kills find the run at work.
+        wait = moments.uniform(0, seconds) * moments.random()
+        if not kill_after([*command, "--workdir", str(workdir)], workdir, wait):
+            return done
+        console.say(f"killed {done + 1} of {kills}; {last_step(workdir)}")
+    return kills
+
+
+def run_to_the_end(command: Sequence[str]) -> None:
+    """Runs a command; raises RunError with its last line if it failed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RunError(f"the run ended with code {done.returncode}: {lines[-1]}")
+
+
+def began(workdir: Path) -> float:
+    """Returns when a run last had everything ready for training (time.time), 0.0 before that."""
+    written = workdir / "config.json"
+    return written.stat().st_mtime if written.exists() else 0.0
+
+
+def kill_after(command: Sequence[str], workdir: Path, seconds: float) -> bool:
+    """Starts a run and kills it so many seconds into its compilation and training.
+
+    Returns whether it was still running.
+    """
+    before = began(workdir)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and began(workdir) == before:
+        time.sleep(0.02)
+    try:
+        process.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+
+
+def last_step(workdir: Path) -> str:
+    """Returns words on the newest checkpoint of a run."""
+    from flaxcifar.workdir.atomic_folders import Store
+
+    numbers = Store(workdir / "checkpoints" / "latest").numbers()
+    return f"the newest checkpoint is of step {numbers[0]}" if numbers else "no checkpoint yet"
+
+
+def differences(straight: Path, killed: Path) -> list[str]:
+    """Returns what differs between two finished runs, the most telling first."""
+    one, other = contents(straight), contents(killed)
+    return [
+        f"{name} is {one.get(name, 'missing')!s:.100} straight and "
+        f"{other.get(name, 'missing')!s:.100} after kills"
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    ]
+
+
+def contents(workdir: Path) -> dict[str, Any]:
+    """Returns all of a finished run that must not depend on kills, by name; arrays as hashes."""
+    import jax
+
+    from flaxcifar.workdir.checkpoints import Checkpoints
+
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found: dict[str, Any] = {f"line {n} of metrics.jsonl": line for n, line in enumerate(lines, 1)}
+    with Checkpoints(workdir) as checkpoints:
+        kept = {"": checkpoints.restore_latest(None), "best ": checkpoints.restore_best()}
+    whole = hashlib.sha256()
+    for kind, (tree, record) in kept.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            array = np.asarray(leaf)
+            value = f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+            name = kind + jax.tree_util.keystr(path, simple=True, separator=".")
+            found[name] = value
+            whole.update(f"{name} {value}".encode())
+        found |= {f"{kind}record.{key}": value for key, value in record.items() if key != "clock"}
+    summary = json.loads((workdir / "summary.json").read_text())
+    found |= {f"summary.{key}": value for key, value in summary.items() if key != "timing"}
+    return found | {"state": whole.hexdigest()}
+
+
+if __name__ == "__main__":
+    run_command(main)

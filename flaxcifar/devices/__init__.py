@@ -1,0 +1,1 @@
+"""Devices, processes and memory: all that knows pmap, shard_map and jax.distributed."""

@@ -1,0 +1,88 @@
+"""What all commands have in common: help on one screen, mistakes in one line, completion."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from flaxcifar import __version__
+from flaxcifar.__main__ import COMMANDS
+from flaxcifar.cli import completion
+from flaxcifar.errors import UserError
+
+
+def module(name):
+    return importlib.import_module(f"flaxcifar.{COMMANDS[name][0]}")
+
+
+def flaxcifar(*arguments):
+    command = [sys.executable, "-m", "flaxcifar", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen_and_has_an_example(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = module(name).parser().format_help().splitlines()
+    assert len(lines) < 24  # and the prompt
+    assert max(map(len, lines)) <= 80
+    start = "    flaxcifar completion" if name == "completion" else "    python -m flaxcifar."
+    assert any(line.startswith(start) for line in lines)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistake_in_the_flags_is_one_line(name):
+    with pytest.raises(UserError) as error:
+        module(name).main(["--tpo", "3"])
+    assert "\n" not in str(error.value)
+
+
+def test_commands_are_run_by_name():
+    found = flaxcifar("train", "--config", "nowhere.py")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "flaxcifar: there is no config file 'nowhere.py'\n"
+    assert flaxcifar("--version").stdout == f"flaxcifar {__version__}\n"
+
+
+def test_an_unknown_command_is_one_line():
+    found = flaxcifar("trian")
+    assert found.returncode == 2
+    assert found.stderr.startswith("flaxcifar: no command 'trian'; did you mean 'train'?")
+    assert found.stderr.count("\n") == 1
+
+
+def test_help_names_every_command():
+    lines = flaxcifar().stdout.splitlines()
+    assert len(lines) < 24 and max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line.startswith("    ")][:-1] == list(COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("tra", "train"),
+        ("train --wor", "--workdir"),
+        ("train --config.total_e", "--config.total_epochs"),
+        ("evaluate --split va", "validation"),
+        ("predict --config", ""),
+    ],
+)
+def test_bash_completes(line, expected, tmp_path):
+    script = tmp_path / "flaxcifar.bash"
+    script.write_text(completion.script("bash"))
+    words = ["flaxcifar", *line.split()]
+    ask = (
+        f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        '_shtab_flaxcifar; echo "${COMPREPLY[*]}"'
+    )
+    found = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_files_and_folders_are_completed(shell):
+    text = completion.script(shell)
+    assert "--draw" in text and completion.KINDS["FILE"][shell] in text

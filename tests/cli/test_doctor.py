@@ -1,0 +1,79 @@
+import importlib.util
+
+import jax
+import pytest
+import tiny
+
+from flaxcifar import data, ops
+from flaxcifar.cli import doctor
+from flaxcifar.errors import RunError, UserError
+
+
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+
+
+def levels(config=None):
+    return [finding.level for finding in doctor.examine(config)]
+
+
+def test_this_machine_can_train(capsys):
+    assert "error" not in levels(tiny.config())
+    doctor.main([])
+    out = capsys.readouterr().out
+    assert "training should work here" in out and f"jax {jax.__version__}" in out
+
+
+@pytest.mark.parametrize(
+    ("breaking", "words"),
+    [
+        (lambda patch: patch.setattr(data, "load", fail("it is not there")), "it is not there"),
+        (lambda patch: patch.setattr(ops, "self_test", fail("a sum is wrong")), "a sum is wrong"),
+        (lambda patch: patch.setattr(importlib.util, "find_spec", lambda name: None), "TensorFlow"),
+        (lambda patch: patch.setattr(doctor.os, "access", lambda *_: False), "cannot be written"),
+    ],
+)
+def test_what_would_make_training_fail_is_an_error_with_a_remedy(monkeypatch, breaking, words):
+    breaking(monkeypatch)
+    bad = [finding for finding in doctor.examine(tiny.config()) if finding.level == "error"]
+    assert bad and words in bad[0].words and bad[0].remedy
+
+
+def fail(words):
+    def raising(*_):
+        raise UserError(words)
+
+    return raising
+
+
+def test_accelerators_that_jax_does_not_see(monkeypatch):
+    monkeypatch.setattr(doctor.Path, "exists", lambda path: str(path) == "/dev/nvidia0")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    (finding,) = doctor.devices(None)
+    assert finding.level == "warning" and "cuda" in finding.remedy
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (finding,) = doctor.devices(None)
+    assert finding.remedy == "unset JAX_PLATFORMS"
+
+
+def test_versions_that_differ(monkeypatch):
+    real = doctor.importlib.metadata.version
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "version", lambda name: "0.1" if name == "jaxlib" else real(name)
+    )
+    (finding,) = doctor.versions(None)
+    assert finding.level == "warning" and "jaxlib==" in finding.remedy
+
+
+def test_the_command_ends_with_the_count_of_errors(tmp_path, monkeypatch):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from flaxcifar.config import default_config\n\n\ndef get_config():\n"
+        "    return default_config()\n"
+    )
+    monkeypatch.setattr(data, "load", fail("it is not there"))
+    with pytest.raises(RunError, match="1 of these"):
+        doctor.main(["--config", str(path)])
+    with pytest.raises(UserError, match="--config is missing"):
+        doctor.main(["--config.seed=1"])

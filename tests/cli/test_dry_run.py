@@ -1,0 +1,56 @@
+import re
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flaxcifar import data
+from flaxcifar.cli.dry_run import dry_run, plot
+from flaxcifar.errors import UserError
+from flaxcifar.training.loop import train_and_evaluate
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+    monkeypatch.setattr("flaxcifar.cli.dry_run._TIMED_SECONDS", 0.2)
+
+
+def files(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
+    changes = {"progressive_sizes": ((50, 6),), "param_groups": (("stage1", "frozen"),)}
+    dry_run(tiny.config(**changes, report=True), tmp_path / "new")
+    text = capsys.readouterr().out
+    assert not (tmp_path / "new").exists()
+    assert "stage2/conv" in text and "frozen:" in text and "tiny-192-4-0" in text
+    assert "for 18 steps" in text and "report.html" in text
+    # Two validations of 48 images and the test split of 50.
+    assert "for 146" in text
+    assert re.search(r"in all +│ about 0:00:\d\d", text)
+    assert re.search(r"memory +│ [\d,]+ MB at most", text)
+    assert text.rstrip().endswith("nothing was written")
+
+
+def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
+    train_and_evaluate(tiny.config(total_steps=2), tmp_path)
+    before = files(tmp_path)
+    dry_run(tiny.config(total_steps=4), tmp_path)
+    assert files(tmp_path) == before
+    assert "holds this run already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="batch_size was 16, now 8"):
+        dry_run(tiny.config(batch_size=8), tmp_path)
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=64))
+def test_the_plot_is_as_high_as_the_values(values):
+    rows = [line[9:] for line in plot(values)]
+    assert len(rows) == 8 and {len(row) for row in rows} == {len(values)}
+    most = max(values)
+    for n, value in enumerate(values):
+        eighths = sum(" ▁▂▃▄▅▆▇█".index(row[n]) for row in rows)
+        expected = 64 * value / most if most else 0
+        assert expected - 1e-6 <= eighths <= expected + 1 + 1e-6

@@ -1,0 +1,25 @@
+"""The commands in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(place, module, *args, code=0, without=(), devices=2):
+    """Runs a command where `without` cannot be imported; returns its output and its errors."""
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without)
+    start = f"import sys; {blocked}import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    environment = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+    done = subprocess.run(
+        [sys.executable, "-c", start, *map(str, args)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr

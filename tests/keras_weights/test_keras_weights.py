@@ -1,0 +1,401 @@
+import json
+import re
+
+import h5py
+import jax
+import jax.numpy as jnp
+import keras_models
+import numpy as np
+import pytest
+import tiny
+
+from flaxcifar import data
+from flaxcifar.config import default_config
+from flaxcifar.data.normalization import Normalization
+from flaxcifar.errors import RunError, UserError
+from flaxcifar.keras_weights import compare, convert
+from flaxcifar.models.crcv import SIZES
+from flaxcifar.training import evaluation
+from flaxcifar.training.experiment import make_network
+from flaxcifar.training.loop import train_and_evaluate
+from flaxcifar.workdir.checkpoints import read_best
+
+# Of Keras on TensorFlow with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+STAGES = ((4,), (8,), (8, 8), (16,))
+CLASSES = tiny.CLASSES
+SPECS = {
+    "vgg16": (dict(name="vgg16", width=2), keras_models.vgg16, dict(width=2), 32),
+    "resnet": (
+        dict(name="resnet", widths=(4, 8)),
+        keras_models.resnet,
+        dict(widths=(4, 8)),
+        8,
+    ),
+    "crcv": (dict(name="crcv", size="narrow"), keras_models.crcv, dict(stages=STAGES), 8),
+}
+ENDINGS = ("legacy.h5", "whole.h5", ".weights.h5", ".keras")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A narrow crcv, and the tiny dataset."""
+    monkeypatch.setitem(SIZES, "narrow", STAGES)
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+
+
+def make_config(name, **changes):
+    config = tiny.config(**changes)
+    config.model, size = SPECS[name][0], SPECS[name][3]
+    config.data.image_size = size
+    config.ops.convolution = "xla"
+    return config
+
+
+def make_model(name, seed=0, **changes):
+    """Returns a Keras model all of whose weights differ."""
+    _, build, keywords, _ = SPECS[name]
+    return randomized(build(CLASSES, **keywords, **changes), seed)
+
+
+def randomized(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        kernel = variable.name == "kernel"
+        size = np.sqrt(6 / np.prod(variable.shape[:-1])) if kernel else 0.2
+        start = 1 if variable.name in ("gamma", "moving_variance") else 0
+        variable.assign(start + size * rng.uniform(-1, 1, variable.shape))
+    return model
+
+
+def save(model, path):
+    """Writes the model as the name of the file says."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    if path.name.endswith("legacy.h5"):
+        with h5py.File(path, "w") as file:
+            legacy_h5_format.save_weights_to_hdf5_group(file, model)
+    elif path.name.endswith(".weights.h5"):
+        model.save_weights(path)
+    elif path.name.endswith("whole.h5"):
+        legacy_h5_format.save_model_to_hdf5(model, path)
+    else:
+        model.save(path)
+    return path
+
+
+def without_keras(monkeypatch):
+    for module in (convert, compare):
+        monkeypatch.setattr(module, "import_keras", lambda: None)
+
+
+def logits_of(workdir, images):
+    best, record = read_best(workdir)
+    network, _ = make_network(make_config(record["config"]["model"]["name"]), CLASSES)
+    variables = jax.tree.map(jnp.asarray, (best["params"], best["batch_stats"]))
+    return np.asarray(
+        jax.jit(lambda v, x: network.apply(*v, x, None, train=False)[0])(variables, images)
+    )
+
+
+def check_exact(workdir, model):
+    best, _ = read_best(workdir)
+    found, expected = best["params"] | best["batch_stats"], keras_models.get_weights(model)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", ["resnet", "crcv"])
+def test_every_weight_comes_to_its_place_from_every_format(
+    name, ending, tmp_path, monkeypatch, capsys
+):
+    without_keras(monkeypatch)
+    model = make_model(name)
+    convert.read(save(model, tmp_path / f"it{ending}"), tmp_path / "run", make_config(name))
+    check_exact(tmp_path / "run", model)
+    assert "not compared with Keras" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", "whole.h5"])
+def test_a_resnet_whose_shortcuts_come_first(ending, tmp_path, capsys):
+    model = make_model("resnet", shortcut_first=True)
+    path = save(model, tmp_path / f"it{ending}")
+    convert.read(path, tmp_path / "run", make_config("resnet"))
+    check_exact(tmp_path / "run", model)
+    assert "apart on 8 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target"),
+    [
+        ("vgg16", "legacy.h5", ".weights.h5"),
+        ("resnet", ".keras", ".h5"),
+        ("crcv", ".weights.h5", ".keras"),
+    ],
+)
+def test_logits_are_those_of_keras_both_ways(name, source, target, tmp_path):
+    import keras
+
+    model, size = make_model(name), SPECS[name][3]
+    images = np.random.default_rng(1).normal(size=(4, size, size, 3)).astype(np.float32)
+    expected = np.asarray(model(images, training=False))
+    assert expected.std(axis=0).min() > 0.01
+    path, output = save(model, tmp_path / f"it{source}"), tmp_path / f"out{target}"
+    convert.read(path, tmp_path / "run", make_config(name))
+    assert np.abs(logits_of(tmp_path / "run", images) - expected).max() < 1e-4
+    convert.write(output, tmp_path / "run")
+    found = make_model(name, seed=1)
+    found.load_weights(output)
+    check_exact(tmp_path / "run", found)
+    if target != ".weights.h5":
+        found = keras.models.load_model(output, compile=False)
+        assert np.abs(np.asarray(found(images, training=False)) - expected).max() < 1e-4
+    assert {*tmp_path.iterdir()} == {path, output, tmp_path / "run"}
+
+
+def sequential(order=("conv", "norm", "relu", "pool"), epsilon=1e-3, activation="relu", last=None):
+    """Returns a crcv as people write it, with its softmax."""
+    from keras import Sequential, layers
+
+    model = Sequential([layers.Input((8, 8, 3))])
+    for n, features in enumerate(f for stage in STAGES for f in stage):
+        parts = {
+            "conv": layers.Conv2D(features, 3, padding="same"),
+            "norm": layers.BatchNormalization(epsilon=epsilon),
+            "relu": layers.Activation(activation),
+            "pool": layers.MaxPooling2D(2),
+        }
+        for part in order:
+            if part != "pool" or n in (0, 1, 3):
+                model.add(parts[part])
+        model.add(layers.Dropout(0.1))
+    model.add(layers.GlobalAveragePooling2D())
+    for layer in last or [layers.Dense(CLASSES, activation="softmax")]:
+        model.add(layer)
+    return model
+
+
+def softmaxes():
+    from keras import layers
+
+    return [
+        [layers.Dense(CLASSES, activation="softmax")],
+        [layers.Dense(CLASSES), layers.Activation("softmax")],
+        [layers.Dense(CLASSES), layers.Softmax()],
+        [layers.Dense(CLASSES)],
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("ending", ["whole.h5", ".keras"])
+def test_a_network_is_compared_before_its_softmax(number, ending, tmp_path):
+    model = randomized(sequential(("conv", "pool", "norm", "relu"), last=softmaxes()[number]))
+    convert.read(save(model, tmp_path / f"it{ending}"), tmp_path / "run", make_config("crcv"))
+    assert (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(epsilon=1e-5),
+            r"the epsilon of its batch_normalization\w* is 1e-05, here it is 0.001",
+        ),
+        (dict(activation="elu"), "of another network than crcv here, although the shapes agree"),
+        (dict(order=("conv", "relu", "norm", "pool")), "activations, pools or the order"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["whole.h5", ".keras"])
+def test_a_whole_model_that_computes_something_else_is_refused(changes, message, ending, tmp_path):
+    model = randomized(sequential(**{"order": ("conv", "pool", "norm", "relu")} | changes))
+    path = save(model, tmp_path / f"it{ending}")
+    with pytest.raises(UserError, match=message):
+        convert.read(path, tmp_path / "run", make_config("crcv"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ending", ["legacy.h5", ".weights.h5"])
+def test_the_first_layer_that_differs_is_named(ending, tmp_path):
+    def refusal(build, config, **keywords):
+        path = save(build(CLASSES, **keywords), tmp_path / f"it{ending}")
+        with pytest.raises(UserError) as caught:
+            convert.read(path, tmp_path / "run", config)
+        assert str(path) in str(caught.value) and not (tmp_path / "run").exists()
+        return str(caught.value)
+
+    crcv = make_config("crcv")
+    words = refusal(keras_models.crcv, crcv, stages=((4,), (8,), (8, 9), (16,)))
+    assert re.search(r"(conv2d_3|stage3.conv2) is \[3, 3, 8, 9\] \[9\]", words)
+    assert "for stage3/conv2 a convolution [3, 3, 8, 8] [8] is expected" in words
+    words = refusal(keras_models.crcv, crcv, stages=((4,), (8,), (8, 8)))
+    assert "for stage4/conv1 a convolution [3, 3, 8, 16] [16] is expected" in words
+    words = refusal(keras_models.crcv, crcv, stages=((4,), (8,), (8, 8), (16, 16)))
+    if ending == "legacy.h5":
+        assert "its stage4.conv2 is [3, 3, 16, 16] [16], for head a dense" in words
+    else:
+        assert (
+            "its batch_normalization_5 [16] [16] [16] [16] comes after the last layer expected"
+            in words
+        )
+    # The second block's shortcut does not fit, and it is before the others in the file's order.
+    words = refusal(keras_models.resnet, make_config("resnet"), widths=(4, 9), shortcut_first=True)
+    assert "for stage2/block1/conv1 a convolution [3, 3, 4, 8] [8] is expected" in words
+
+
+def dataset_missing(config):
+    raise UserError("no network")
+
+
+def test_without_the_dataset_preprocessing_must_be_given(tmp_path, monkeypatch, capsys):
+    without_keras(monkeypatch)
+    path = save(make_model("crcv"), tmp_path / "it.weights.h5")
+    config = make_config("crcv")
+    monkeypatch.setattr(data, "load", dataset_missing)
+    with pytest.raises(UserError, match="no network; or give .* --mean and --std"):
+        convert.read(path, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    convert.read(path, tmp_path / "run", config, Normalization((1.0,), (2.0,)))
+    assert "called by numbers" in capsys.readouterr().out
+    _, record = read_best(tmp_path / "run")
+    assert record["class_names"] == ["0", "1", "2", "3"] and record["fingerprint"] is None
+    assert record["normalization"] == {"mean": [1.0], "std": [2.0]}
+    # Now it is there, and whether it is the right one is not known.
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+    assert evaluation.evaluate_workdir(tmp_path / "run")["single"]["examples"] == 50
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(classes=5))
+    with pytest.raises(UserError, match="is not the one"):
+        evaluation.evaluate_workdir(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean"), [("channel", (0, 1, 2)), ("scalar", None), ("unit", None)]
+)
+def test_preprocessing_and_names_are_the_datasets(kind, mean, tmp_path, monkeypatch):
+    without_keras(monkeypatch)
+    path = save(make_model("crcv"), tmp_path / "it.weights.h5")
+    config = make_config("crcv", **{"data.normalization": kind})
+    convert.read(path, tmp_path / "run", config)
+    _, record = read_best(tmp_path / "run")
+    images = tiny.dataset().train.images.astype(float)
+    axes = (0, 1, 2) if kind == "channel" else None
+    expected = {"mean": images.mean(axes), "std": images.std(axes)}
+    if kind == "unit":
+        expected = {"mean": 0.0, "std": 255.0}
+    for key, value in expected.items():
+        np.testing.assert_allclose(record["normalization"][key], np.ravel(value))
+    assert record["class_names"] == [f"class {n}" for n in range(CLASSES)]
+    assert record["fingerprint"] == tiny.dataset().fingerprint
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(seed=1))
+    with pytest.raises(UserError, match="is not the one"):
+        evaluation.evaluate_workdir(tmp_path / "run")
+
+
+def test_another_number_of_classes_is_refused(tmp_path, monkeypatch):
+    path = save(make_model("crcv"), tmp_path / "it.weights.h5")
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(classes=6))
+    with pytest.raises(UserError, match="has 4 classes, dataset 'tiny' has 6"):
+        convert.read(path, tmp_path / "run", make_config("crcv"))
+    names = ("a", "b", "c")
+    with pytest.raises(UserError, match="has 4 classes, --class_names has 3"):
+        convert.read(path, tmp_path / "run", make_config("crcv"), None, names)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_keeps_the_bits_of_frozen_stages_and_goes_back_to_keras(tmp_path):
+    model = make_model("crcv")
+    path = save(model, tmp_path / "it.h5")
+    convert.read(path, tmp_path / "run", make_config("crcv"))
+    config = make_config("crcv", init_from=str(tmp_path / "run"), total_steps=2)
+    config.param_groups = (("stage[12]", "frozen"),)
+    with pytest.raises(UserError, match="holds weights and no run: start from them"):
+        train_and_evaluate(config, tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "tuned")
+    best, record = read_best(tmp_path / "tuned")
+    for path, value in keras_models.get_weights(model).items():
+        found = (best["params"] | best["batch_stats"])[path]
+        assert np.array_equal(found, value) == path.startswith(("stage1/", "stage2/")), path
+    convert.write(tmp_path / "tuned.h5", tmp_path / "tuned")
+    convert.read(tmp_path / "tuned.h5", tmp_path / "back", config)
+    back, again = read_best(tmp_path / "back")
+    assert record["class_names"] == again["class_names"]
+    jax.tree.map(np.testing.assert_array_equal, best, back)
+
+
+def test_what_keras_computes_otherwise_is_not_written(tmp_path, monkeypatch):
+    without_keras(monkeypatch)
+    path = save(make_model("crcv"), tmp_path / "it.weights.h5")
+    convert.read(path, tmp_path / "run", make_config("crcv"))
+    output = tmp_path / "out.h5"
+    with pytest.raises(UserError, match="written by Keras, which cannot be imported"):
+        convert.write(output, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setitem(SIZES, "narrow", STAGES)
+    write_model = convert.write_model
+
+    def another(*args):
+        model = write_model(*args)
+        model.get_layer("stage1-conv1").bias.assign_add(np.ones(4))
+        return model
+
+    monkeypatch.setattr(convert, "write_model", another)
+    with pytest.raises(RunError, match="does not compute what flaxcifar does"):
+        convert.write(output, tmp_path / "run")
+    assert {*tmp_path.iterdir()} == {tmp_path / "run", path}
+
+
+CONFIG = """
+from flaxcifar.config import default_config
+def get_config():
+    config = default_config()
+    config.model = dict(name="crcv", size="narrow")
+    config.data.image_size = 8
+    config.ops.convolution = "xla"
+    return config
+"""
+
+
+def test_the_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "names.txt").write_text("cat\ndog\n\nfrog\nship\n")
+    save(make_model("crcv"), tmp_path / "it.h5")
+    flags = "read it.h5 --workdir run --config config.py --config.seed=7 --class_names names.txt"
+    convert.main([*flags.split(), "--mean", "120.5", "--std", "60,61,62"])
+    _, record = read_best("run")
+    assert record["config"]["seed"] == 7 and record["config"].keys() == {*default_config()}
+    assert record["class_names"] == ["cat", "dog", "frog", "ship"]
+    assert record["normalization"] == {"mean": [120.5], "std": [60.0, 61.0, 62.0]}
+    assert record["imported"]["file"] == "it.h5" and len(record["imported"]["sha256"]) == 64
+    json.dumps(record)
+    convert.main("write out.weights.h5 --workdir run".split())
+    assert (tmp_path / "out.weights.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("read it.h5", "read needs --config"),
+        ("read it.h5 --config config.py --mean 1", "both must be given"),
+        ("read it.h5 --config config.py --mean 1 --std 0", "above 0"),
+        ("read it.h5 --config config.py --mean 1,2 --std 1", "a number or as three"),
+        ("read it.h5 --config config.py --mean nan --std 1", "a number or as three"),
+        ("read it.h5 --config config.py --class_names none", "cannot read --class_names none"),
+        ("read it.h5 --config config.py --config.model.name=speednet", "no counterpart in Keras"),
+        ("read it.h5 --config config.py", "there is no file 'it.h5'"),
+        ("read it.h5 --config config.py --workdir .", "is there already: choose a new"),
+        ("write it.h5 --mean 1", "write takes no --mean"),
+        ("write it.h5 --config.seed=1", "write takes no --config.seed=1"),
+        ("write it.npz", "must end in one of .weights.h5, .keras, .h5"),
+        ("write none/it.h5", "no folder 'none'"),
+        ("write it.h5", "no workdir of a run"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG)
+    with pytest.raises(UserError, match=re.escape(message)):
+        convert.main(["--workdir", "run", *flags.split()])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.py"]

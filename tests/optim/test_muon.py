@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flaxcifar.optim.muon import newton_schulz, orthogonalizing
+
+SHAPES = {"a": (3, 3, 4, 8), "b": (3, 3, 4, 8), "c": (3, 3, 8, 8), "d": (1, 1, 4, 16)}
+
+
+def arrays(seed=0):
+    rng = np.random.default_rng(seed)
+    return {key: rng.normal(size=shape).astype(np.float32) for key, shape in SHAPES.items()}
+
+
+def reference_newton_schulz(x, steps):
+    x = x / (np.linalg.norm(x) + 1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def reference(params, grads, steps, rate, momentum, normalize, weight_decay):
+    """Muon as airbench94_muon has it, a kernel at a time, in float64."""
+    params = {key: x.astype(np.float64) for key, x in params.items()}
+    buffers = {key: np.zeros_like(x) for key, x in params.items()}
+    for n in range(steps):
+        for key, x in params.items():
+            gradient = grads[n][key].astype(np.float64)
+            buffers[key] = momentum * buffers[key] + gradient
+            update = gradient + momentum * buffers[key]
+            matrix = update.reshape(-1, x.shape[-1]).T
+            tall = matrix.shape[0] > matrix.shape[1]
+            matrix = reference_newton_schulz(matrix.T if tall else matrix, 3)
+            update = (matrix.T if tall else matrix).T.reshape(x.shape)
+            scale = x.shape[-1] ** 0.5 / np.linalg.norm(x) if normalize else 1.0
+            params[key] = scale * x - rate * (update + weight_decay * x)
+    return params
+
+
+@pytest.mark.parametrize(("normalize", "weight_decay"), [(True, 0.0), (False, 0.0), (False, 0.1)])
+def test_updates_equal_those_of_one_kernel_at_a_time_in_float64(normalize, weight_decay):
+    params, grads = arrays(), [arrays(seed) for seed in (1, 2, 3)]
+    tx = orthogonalizing(lambda step: 0.2, 0.6, True, 3, "float32", normalize, weight_decay)
+    state, now = tx.init(params), params
+    for gradient in grads:
+        updates, state = jax.jit(tx.update)(gradient, state, now)
+        now = optax.apply_updates(now, updates)
+    want = reference(params, grads, 3, 0.2, 0.6, normalize, weight_decay)
+    for key in params:
+        np.testing.assert_allclose(now[key], want[key], rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_is_close_enough():
+    params, grads = arrays(), arrays(1)
+    updates = {}
+    for dtype in ("float32", "bfloat16"):
+        tx = orthogonalizing(lambda step: 1.0, 0.0, False, 3, dtype, False, 0.0)
+        updates[dtype], _ = tx.update(grads, tx.init(params), params)
+    for key in params:
+        a, b = updates["float32"][key], updates["bfloat16"][key]
+        assert b.dtype == jnp.float32
+        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 7])
+@pytest.mark.parametrize("smallest", [1e-1, 1e-6])
+def test_iterations_on_the_square_are_those_on_the_matrix(steps, smallest):
+    """Badly conditioned matrices included: the square's smallest eigenvalues drown in rounding."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, 24)))[0] for n in (24, 216))
+    x = (left * np.geomspace(1, smallest, 24)) @ right.T
+    got = newton_schulz(jnp.asarray(x, jnp.float32), steps)
+    np.testing.assert_allclose(got, reference_newton_schulz(x, steps), atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 36), (8, 8), (2, 5, 7)])
+def test_singular_values_come_near_one(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values = np.linalg.svd(newton_schulz(jnp.asarray(x), 10), compute_uv=False)
+    assert 0.6 < values.min() and values.max() < 1.3
+    kept = newton_schulz(jnp.asarray(x), 10) * x
+    assert np.all(np.sum(kept, axis=(-2, -1)) > 0)
+
+
+def test_a_normalised_kernel_keeps_its_norm():
+    params = arrays()
+    tx = orthogonalizing(lambda step: 0.0, 0.9, True, 3, "bfloat16", True, 0.0)
+    updates, _ = tx.update(arrays(1), tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    for key, shape in SHAPES.items():
+        assert np.linalg.norm(after[key]) == pytest.approx(shape[-1] ** 0.5, rel=1e-5)
+
+
+def test_kernels_of_one_shape_share_their_products():
+    params = arrays()
+    tx = orthogonalizing(lambda step: 0.1, 0.9, True, 1, "float32", False, 0.0)
+    program = str(jax.make_jaxpr(tx.update)(params, tx.init(params), params))
+    # Three products for each of the three shapes; four kernels one by one would need twelve.
+    assert program.count("dot_general") == 9

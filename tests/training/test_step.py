@@ -1,0 +1,282 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from flaxcifar import data
+from flaxcifar.data.resident import put
+from flaxcifar.devices import parallel
+from flaxcifar.training import experiment
+from flaxcifar.training.metrics import Metrics, compute
+from flaxcifar.training.step import create_state, train_steps
+
+
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+
+
+def batches(exp, steps):
+    """All batches of the first epoch, as one dispatch."""
+    index = exp.epoch_batches(0)[:steps]
+    split = exp.dataset.train
+    return {"image": split.images[index], "label": split.labels[index], "index": index}
+
+
+def start_state(exp):
+    return create_state(exp.recipe, exp.hyperparams, exp.params, exp.batch_stats)
+
+
+def train(exp, steps=6, devices=1, per_dispatch=1, wrapper=parallel.pmap, resident=False):
+    """Returns the state after `steps` and the loss of each."""
+    step = functools.partial(train_steps, exp.recipe)
+    run = wrapper(step, replicated=5, batch_axis=1, donate=(1,), devices=jax.devices()[:devices])
+    start = (start_state(exp), Metrics.zero(), exp.hyperparams)
+    state, zero, hyperparams = parallel.replicate(start, jax.devices()[:devices])
+    losses = []
+    every = batches(exp, steps)
+    on_device = put(exp.dataset.train) if resident else {}
+    for n in range(0, steps, per_dispatch):
+        chunk = jax.tree.map(lambda x, n=n: x[n : n + per_dispatch], every)
+        chunk = {"index": chunk["index"]} if resident else chunk
+        count = len(chunk["index"])
+        state, metrics = run(hyperparams, state, zero, on_device, count, chunk)
+        losses.append(compute(metrics)["loss"])
+    return state, losses
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def assert_close(a, b, rtol=2e-4, atol=2e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_the_loss_curve_does_not_depend_on_the_number_of_devices(devices):
+    exp = experiment.build(tiny.config())
+    state, losses = train(exp)
+    sharded, sharded_losses = train(exp, devices=devices)
+    np.testing.assert_allclose(sharded_losses, losses, rtol=1e-4)
+    assert_close(sharded, state)
+
+
+def test_pmap_and_shard_map_are_equal():
+    exp = experiment.build(tiny.config())
+    state, losses = train(exp, devices=4)
+    other, other_losses = train(exp, devices=4, wrapper=parallel.shard_map)
+    assert losses == other_losses
+    assert_same(state, other)
+
+
+def test_several_steps_a_dispatch_are_the_same_steps():
+    exp = experiment.build(tiny.config())
+    state, losses = train(exp)
+    scanned, scanned_losses = train(exp, per_dispatch=3)
+    assert_close(scanned, state)
+    np.testing.assert_allclose(
+        scanned_losses, np.mean(np.reshape(losses, (2, 3)), axis=1), rtol=1e-4
+    )
+
+
+def test_a_program_serves_fewer_steps_than_it_has_room_for():
+    exp = experiment.build(tiny.config())
+    step = functools.partial(train_steps, exp.recipe)
+    run = parallel.pmap(step, replicated=5, batch_axis=1, devices=jax.devices()[:1])
+    every, zero = batches(exp, 4), Metrics.zero()
+    start, found = start_state(exp), {}
+    for count in (1, 3, 4):
+        found[count], metrics = run(exp.hyperparams, start, zero, {}, count, every)
+        assert int(found[count].step) == count and int(metrics.count) == count * 16
+    after, _ = run(
+        exp.hyperparams, found[3], zero, {}, 1, jax.tree.map(lambda x: x[[3] * 4], every)
+    )
+    assert_same(after, found[4])
+
+
+def test_the_resident_dataset_gives_the_same_steps():
+    exp = experiment.build(tiny.config())
+    assert_same(train(exp)[0], train(exp, resident=True)[0])
+
+
+def test_the_loss_goes_down():
+    _, losses = train(experiment.build(tiny.config(**{"augment": ()})), steps=9)
+    assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit():
+    changes = {
+        "param_groups": (("stage1", "frozen"),),
+        "l2.coefficient": 0.1,
+        "optimizer": dict(name="adamw", learning_rate=0.01, weight_decay=0.1),
+        "ema_decay": 0.9,
+        "total_epochs": 20,
+    }
+    exp = experiment.build(tiny.config(**changes))
+    state = start_state(exp)
+    state, zero = parallel.replicate((state, Metrics.zero()), jax.devices()[:1])
+    run = parallel.pmap(
+        functools.partial(train_steps, exp.recipe),
+        replicated=5,
+        batch_axis=1,
+        donate=(1,),
+        devices=jax.devices()[:1],
+    )
+    for n in range(100):
+        one = jax.tree.map(lambda x, n=n: x[n % 9 : n % 9 + 1], batches(exp, 9))
+        state, _ = run(exp.hyperparams, state, zero, {}, 1, one)
+    for path, value in {**exp.params, **exp.batch_stats}.items():
+        now = {**state.eval_params, **state.batch_stats}[path]
+        assert np.array_equal(now, value) == path.startswith("stage1"), path
+    assert not any(path.startswith("stage1") for path in state.ema)
+    kept = [
+        jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    ]
+    assert kept and not any("stage1" in path for path in kept)
+
+
+def test_no_gradient_of_frozen_parameters_is_computed():
+    def flops(groups):
+        exp = experiment.build(tiny.config(param_groups=groups))
+        state = start_state(exp)
+        step = jax.vmap(
+            functools.partial(train_steps, exp.recipe),
+            in_axes=(None, None, None, None, None, 1),
+            axis_name=parallel.AXIS,
+        )
+        one = jax.tree.map(lambda x: x[:1, None], batches(exp, 1))
+        lowered = jax.jit(step).lower(exp.hyperparams, state, Metrics.zero(), {}, 1, one)
+        return lowered.cost_analysis()["flops"]
+
+    assert flops((("stage[12]", "frozen"),)) < 0.6 * flops(())
+
+
+def test_a_group_trains_at_its_own_rate():
+    spec = {"optimizer": dict(name="sgd", learning_rate=0.1)}
+    plain = experiment.build(tiny.config(**spec))
+    scaled = experiment.build(tiny.config(**spec, param_groups=(("head", 0.5),)))
+    a, b = train(plain, steps=1)[0], train(scaled, steps=1)[0]
+    for path, start in plain.params.items():
+        ratio = 0.5 if path.startswith("head") else 1.0
+        np.testing.assert_allclose(
+            b.params[path] - start, ratio * (a.params[path] - start), rtol=1e-3, atol=1e-6
+        )
+
+
+def test_l2_adds_the_sum_of_squares_to_the_gradient():
+    spec = {"optimizer": dict(name="sgd", learning_rate=0.1)}
+    plain = experiment.build(tiny.config(**spec))
+    decayed = experiment.build(
+        tiny.config(**spec, **{"l2.coefficient": 0.3, "l2.pattern": "(?!head/).*/kernel"})
+    )
+    a, b = train(plain, steps=1)[0], train(decayed, steps=1)[0]
+    for path, start in plain.params.items():
+        decay = 0.6 * 0.1 if path.endswith("conv/kernel") else 0.0
+        np.testing.assert_allclose(
+            a.params[path] - b.params[path], decay * start, rtol=1e-3, atol=1e-6
+        )
+
+
+def test_the_moving_average_follows_its_definition():
+    exp = experiment.build(tiny.config(ema_decay=0.5))
+    average = {path: np.asarray(value) for path, value in exp.params.items()}
+    for steps in range(1, 5):
+        state, _ = train(exp, steps=steps)
+        decay = min(0.5, steps / (9 + steps))
+        average = {p: decay * average[p] + (1 - decay) * state.params[p] for p in average}
+    assert_close(state.ema, average)
+    assert set(state.eval_params) == set(state.params)
+
+
+def test_lookahead_sets_the_trained_weights_to_slow_ones_now_and_then():
+    spec = {"lookahead.every_steps": 2, "lookahead.decay": 0.8, "lookahead.power": 1.0}
+    plain = experiment.build(tiny.config())
+    exp = experiment.build(tiny.config(**spec))
+    start = {path: np.asarray(value) for path, value in exp.params.items()}
+    fast = train(plain, steps=2)[0].params
+    before, after = train(exp, steps=1)[0], train(exp, steps=2)[0]
+    assert_same(before.ema, start)
+    assert_same(before.params, train(plain, steps=1)[0].params)
+    decay = 0.8 * 2 / exp.total_steps
+    slow = {path: decay * start[path] + (1 - decay) * fast[path] for path in start}
+    assert_close(after.ema, slow, rtol=1e-5, atol=1e-6)
+    assert_same(after.ema, after.params)
+    assert_same(train(exp, steps=3)[0].ema, after.ema)
+    assert_same(train(exp, steps=3)[0].eval_params, after.ema)
+
+
+def test_runs_that_differ_in_arguments_alone_share_a_recipe_and_are_not_equal():
+    exp = experiment.build(tiny.config())
+    changes = {
+        "seed": 3,
+        "optimizer": dict(name="sgd", learning_rate=0.2, momentum=0.5),
+        "early_stopping.patience": 4,
+    }
+    other = experiment.build(tiny.config(**changes))
+    assert other.recipe == exp.recipe and hash(other.recipe) == hash(exp.recipe)
+    assert not np.array_equal(other.params["head/kernel"], exp.params["head/kernel"])
+    borrowed = dataclasses.replace(other, recipe=exp.recipe)
+    assert_same(train(borrowed, steps=2)[0], train(other, steps=2)[0])
+    assert train(other, steps=2)[1] != train(exp, steps=2)[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": dict(name="crcv")},
+        {"optimizer": dict(name="sgd", learning_rate=0.05, momentum=0.9, nesterov=True)},
+        {"schedule": dict(name="linear")},
+        {"param_groups": (("stage1", "frozen"),)},
+        {"augment": ()},
+        {"l2.coefficient": 0.1},
+        {"batch_size": 8},
+        {"total_epochs": 3},
+        {"ema_decay": 0.9},
+        {"selection.keep_percent": 50.0, "proxy": dict(name="tiny")},
+    ],
+)
+def test_what_the_compiled_step_depends_on_makes_recipes_differ(changes):
+    assert experiment.build(tiny.config(**changes)).recipe != experiment.build(tiny.config()).recipe
+
+
+def test_smaller_images_are_trained_on_after_augmentation():
+    exp = experiment.build(tiny.config())
+    small = dataclasses.replace(exp, recipe=dataclasses.replace(exp.recipe, image_size=4))
+    assert small.recipe != exp.recipe
+    losses = train(small, steps=2)[1]
+    assert np.isfinite(losses).all() and losses != train(exp, steps=2)[1]
+
+
+def test_accumulated_batches_equal_one_larger_batch():
+    spec = {"optimizer": dict(name="sgd", learning_rate=0.1), "augment": ()}
+    small = experiment.build(tiny.config(**spec, accumulation_steps=2, batch_size=16))
+    state = start_state(small)
+    start = jax.tree.map(jnp.copy, state.params)
+    run = functools.partial(train, small)
+    assert_same(run(steps=1)[0].params, start)
+    after = run(steps=2)[0].params
+    assert any(not np.array_equal(after[path], start[path]) for path in start)
+    assert int(run(steps=2)[0].step) == 2
+
+
+def test_the_learning_rate_scale_scales_the_update():
+    exp = experiment.build(tiny.config(optimizer=dict(name="sgd", learning_rate=0.1)))
+    step = functools.partial(train_steps, exp.recipe)
+    run = parallel.pmap(step, replicated=5, batch_axis=1, devices=jax.devices()[:1])
+    one = batches(exp, 1)
+    state = start_state(exp)
+    halved = state.replace(learning_rate_scale=jnp.float32(0.5))
+    (full, _), (half, _) = (
+        run(exp.hyperparams, start, Metrics.zero(), {}, 1, one) for start in (state, halved)
+    )
+    for path, start in exp.params.items():
+        np.testing.assert_allclose(
+            half.params[path] - start, 0.5 * (full.params[path] - start), rtol=1e-3, atol=1e-7
+        )
