@@ -5,8 +5,7 @@ import sys
 
 from flaxcifar import __version__
 from flaxcifar.cli.command import run_command
-from flaxcifar.errors import UserError
-from flaxcifar.registry import suggestion
+from flaxcifar.errors import UserError, suggestion
 
 # Of each command its module and what it does.
 COMMANDS = {

@@ -1,19 +1,12 @@
 """Named parts that a config chooses as `dict(name=..., **kwargs)`."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaxcifar.errors import UserError
-
-
-def suggestion(word: str, choices: Iterable[str]) -> str:
-    """Returns `; did you mean 'x'?` for the closest choice, or an empty string."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+from flaxcifar.errors import UserError, suggestion
 
 
 class Registry:

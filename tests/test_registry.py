@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from flaxcifar.errors import UserError
-from flaxcifar.registry import Registry, suggestion
+from flaxcifar.errors import UserError, suggestion
+from flaxcifar.registry import Registry
 
 COLOURS = Registry("colour")
 

@@ -15,7 +15,7 @@ import shtab
 from flaxcifar.__main__ import COMMANDS
 from flaxcifar.cli.command import Parser, run_command
 from flaxcifar.config import default_config, to_json
-from flaxcifar.training.run_record import flatten
+from flaxcifar.config.changes import flatten
 
 # What is completed after a flag, by what its help calls the value.
 KINDS = {"FILE": shtab.FILE, "IMAGE_OR_FOLDER": shtab.FILE, "DIR": shtab.DIRECTORY}

@@ -22,10 +22,10 @@ from flaxcifar.training.evaluation import make_evaluate
 from flaxcifar.training.experiment import Experiment, build
 from flaxcifar.training.loop import make_train_fn
 from flaxcifar.training.results import introduce
-from flaxcifar.training.run_record import check_resumable
 from flaxcifar.training.run_state import start
 from flaxcifar.workdir.checkpoints import space
 from flaxcifar.workdir.files import read_json
+from flaxcifar.workdir.resume import check_resumable
 
 _TIMED_SECONDS = 3.0  # of steps of each image size, and of evaluation
 _FILES = "config.json, metrics.jsonl, timing.jsonl, tensorboard/, summary.json"

@@ -8,8 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxcifar.config.defaults import NAMED, default_config, plain
-from flaxcifar.errors import UserError
-from flaxcifar.registry import suggestion
+from flaxcifar.errors import UserError, suggestion
 
 # Which values of the right type are good: the choices, or a test and its words.
 _RULES = {

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import Interrupted, NonFiniteError, RunError, UserError
 
 T = TypeVar("T")
 
@@ -90,9 +90,6 @@ def ending_together() -> Iterator[None]:
     They find out when they next reach for it, or after some seconds of silence.
     """
     import jax
-
-    from flaxcifar.training.signals import Interrupted
-    from flaxcifar.workdir.checkpoints import NonFiniteError
 
     try:
         yield

@@ -20,10 +20,9 @@ from typing import Any
 import jax
 from jax import lax
 
-from flaxcifar.errors import UserError
+from flaxcifar.errors import UserError, suggestion
 from flaxcifar.ops import build, canonical, onednn
 from flaxcifar.ops.geometry import geometry, vary_like
-from flaxcifar.registry import suggestion
 
 PATHS = ("onednn", "jax", "xla")
 

@@ -13,9 +13,9 @@ import optax
 import optax.contrib
 from jax.typing import ArrayLike
 
-from flaxcifar.errors import UserError
+from flaxcifar.errors import UserError, suggestion
 from flaxcifar.optim.muon import orthogonalizing
-from flaxcifar.registry import Registry, suggestion
+from flaxcifar.registry import Registry
 
 OPTIMIZERS = Registry("optimizer")
 # Keywords that are numbers wherever they are given; a momentum may also be None.

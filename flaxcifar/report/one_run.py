@@ -2,13 +2,13 @@
 
 import numpy as np
 
+from flaxcifar.config.changes import flatten
 from flaxcifar.console import clock_time, percent
 from flaxcifar.inference.analysis import Details
 from flaxcifar.report import predicted
 from flaxcifar.report.markup import Code, Measure, figures, folded, picture, table
 from flaxcifar.report.page import curves, headline, page, rows
 from flaxcifar.report.run_files import RunFiles
-from flaxcifar.training.run_record import flatten
 
 
 def of_run(run: RunFiles, details: Details) -> str:

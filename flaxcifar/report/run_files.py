@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcifar.config import default_config, to_json
-from flaxcifar.training.run_record import config_changes
+from flaxcifar.config.changes import config_changes
 from flaxcifar.workdir.checkpoints import read_best
 from flaxcifar.workdir.files import read_json, read_rows
 

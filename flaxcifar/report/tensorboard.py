@@ -4,9 +4,9 @@ import contextlib
 
 import numpy as np
 
+from flaxcifar.config.changes import flatten
 from flaxcifar.inference.analysis import Details, sheet
 from flaxcifar.report.run_files import RunFiles
-from flaxcifar.training.run_record import flatten
 from flaxcifar.workdir.files import Logbook
 
 _COLUMNS = 8  # of pictures

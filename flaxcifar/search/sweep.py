@@ -22,10 +22,10 @@ import scipy.stats
 from flaxcifar import console
 from flaxcifar.config import to_json
 from flaxcifar.devices import parallel
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import Interrupted, RunError, UserError
 from flaxcifar.training.experiment import build
 from flaxcifar.training.loop import train_and_evaluate
-from flaxcifar.training.signals import Interrupted, postponed
+from flaxcifar.training.signals import postponed
 from flaxcifar.workdir.files import prepare, read_json, write_json, write_text
 
 

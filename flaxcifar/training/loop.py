@@ -17,19 +17,20 @@ from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data import resident
 from flaxcifar.devices import parallel, processes
+from flaxcifar.errors import Interrupted, NonFiniteError
 from flaxcifar.tpu import out_of_memory
 from flaxcifar.training.dispatch import Dispatch, dispatches
 from flaxcifar.training.evaluation import Evaluate, make_evaluate
 from flaxcifar.training.experiment import Experiment, build
 from flaxcifar.training.metrics import Metrics
 from flaxcifar.training.results import conclude, introduce, is_finished
-from flaxcifar.training.run_record import check_resumable
 from flaxcifar.training.run_state import Run, finite, resume_or_start
 from flaxcifar.training.save_schedule import Timetable
-from flaxcifar.training.signals import Interrupted, Interruption, postponed
+from flaxcifar.training.signals import Interruption, postponed
 from flaxcifar.training.step import Recipe, TrainState, train_steps
-from flaxcifar.workdir.checkpoints import Checkpoints, NonFiniteError, space
+from flaxcifar.workdir.checkpoints import Checkpoints, space
 from flaxcifar.workdir.files import Logbook, check_space, locked, prepare, read_json, write_json
+from flaxcifar.workdir.resume import check_resumable
 
 TrainFn = Callable[[TrainState, Metrics, Dispatch], tuple[TrainState, Metrics]]
 

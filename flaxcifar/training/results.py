@@ -11,11 +11,12 @@ import numpy as np
 
 from flaxcifar import __version__, console, ops
 from flaxcifar.config import to_json
+from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
 from flaxcifar.models.summary import model_summary
 from flaxcifar.training.evaluation import Evaluate
 from flaxcifar.training.experiment import Experiment
-from flaxcifar.training.run_record import Ledger, config_changes
+from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState
 from flaxcifar.workdir.checkpoints import Checkpoints
 from flaxcifar.workdir.files import read_json, write_json

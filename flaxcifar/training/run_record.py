@@ -1,24 +1,13 @@
 """What a run knows beside its arrays, and whether it may be resumed."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from flaxcifar.config import to_json
-from flaxcifar.errors import UserError
 from flaxcifar.optim.schedules import Plateau, make_plateau
-from flaxcifar.registry import suggestion
 from flaxcifar.training.clock import Clock
 from flaxcifar.training.early_stopping import EarlyStopping
 from flaxcifar.training.experiment import Experiment
-
-# They change how a run is computed or how long it is, but nothing that was computed before.
-_MAY_CHANGE = frozenset(
-    "checkpoint.every_epochs checkpoint.every_minutes checkpoint.every_steps data.dir "
-    "data.cache_dir data.memory_gb data.pipeline eval_batch_size on_nonfinite report "
-    "steps_per_dispatch total_epochs total_steps".split()
-)
 
 
 @dataclasses.dataclass
@@ -99,51 +88,3 @@ class Ledger:
             rollbacks=record["rollbacks"],
             history=record["history"],
         )
-
-
-def config_changes(saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns {dotted key: (saved value, new value)} of a config.json against a config."""
-    old, new = flatten(to_json(saved)), flatten(to_json(config))
-    keys = sorted({*old, *new})
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
-
-
-def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {dotted key: value} of a config's plain dicts."""
-    flat = {}
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def check_resumable(
-    saved: Mapping[str, Any] | None, config: Any, workdir: Path, allowed: Collection[str] = ()
-) -> dict[str, str]:
-    """Returns {key: words} of what differs between the saved config of a run, if any, and this.
-
-    Raises UserError where a key differs that is neither in `allowed` nor one that may change. What
-    is allowed need not differ: the same command resumes a run that it has changed.
-    """
-    kinds = [kind for kind in ("best", "latest") if (workdir / "checkpoints" / kind).is_dir()]
-    if saved is None and kinds == ["best"]:
-        raise UserError(
-            f"{workdir} holds weights and no run: start from them with "
-            f"--config.init_from={workdir} and another --workdir; nothing was changed"
-        )
-    changes = config_changes(saved or config, config)
-    known = flatten(to_json(config))
-    for key in allowed:
-        if key not in known and key not in changes:
-            raise UserError(f"--allow_change names no key: {key!r}{suggestion(key, [*known])}")
-    refused = [key for key in changes if key not in _MAY_CHANGE and key not in allowed]
-    words = {key: f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items()}
-    if refused:
-        raise UserError(
-            f"{workdir} holds a run with another config "
-            f"({'; '.join(words[key] for key in refused)}): resume it with its own config, choose "
-            f"another --workdir, or add --allow_change={','.join(refused)}; nothing was changed"
-        )
-    return words

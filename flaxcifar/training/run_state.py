@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
-from flaxcifar.errors import UserError
+from flaxcifar.errors import NonFiniteError, UserError
 from flaxcifar.training.experiment import Experiment
 from flaxcifar.training.metrics import Metrics, compute
-from flaxcifar.training.run_record import Ledger, config_changes
+from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState, create_state
-from flaxcifar.workdir.checkpoints import Checkpoints, NonFiniteError, Record
+from flaxcifar.workdir.checkpoints import Checkpoints, Record
 from flaxcifar.workdir.files import write_json
 
 

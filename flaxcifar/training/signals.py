@@ -13,17 +13,9 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-from flaxcifar.errors import RunError
+from flaxcifar.errors import Interrupted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Interrupted(RunError):
-    """A signal has ended the run; the exit code is 128 + its number, as shells have it."""
-
-    def __init__(self, number: int):
-        super().__init__(f"{signal.Signals(number).name}: stopped; the same command goes on")
-        self.exit_code = 128 + number
 
 
 class Interruption:

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxcifar import console
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import NonFiniteError, RunError, UserError
 from flaxcifar.workdir import migration
 from flaxcifar.workdir.atomic_folders import Store
 from flaxcifar.workdir.packing import PART, Layout, pack, unpack
@@ -28,10 +28,6 @@ from flaxcifar.workdir.packing import PART, Layout, pack, unpack
 Record = dict[str, Any]
 
 _KEEP = 2  # latest ones
-
-
-class NonFiniteError(RunError):
-    """A state that is not worth keeping: some of its numbers are not finite."""
 
 
 def describe_difference(saved: dict[str, str], expected: dict[str, str]) -> str:

@@ -15,10 +15,9 @@ import tiny
 from flaxcifar import config as configs
 from flaxcifar import data
 from flaxcifar.devices import parallel
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import Interrupted, RunError, UserError
 from flaxcifar.search import sweep
 from flaxcifar.training import loop
-from flaxcifar.training.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)

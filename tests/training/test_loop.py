@@ -15,13 +15,13 @@ from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data.dataset import Split
 from flaxcifar.data.on_disk import OnDisk
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import Interrupted, RunError, UserError
 from flaxcifar.training import clock, loop, run_record
 from flaxcifar.training.evaluation import evaluate_workdir
 from flaxcifar.training.experiment import build
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.training.run_state import resume_or_start
-from flaxcifar.training.signals import Interrupted, Interruption
+from flaxcifar.training.signals import Interruption
 from flaxcifar.workdir import checkpoints
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 from flaxcifar.workdir.files import locked

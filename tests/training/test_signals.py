@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from flaxcifar.training.signals import Interrupted, postponed
+from flaxcifar.errors import Interrupted
+from flaxcifar.training.signals import postponed
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import NonFiniteError, RunError, UserError
 from flaxcifar.optim.optimizers import assign_groups, make_tx
 from flaxcifar.training.step import TrainState
-from flaxcifar.workdir.checkpoints import Checkpoints, NonFiniteError, read_best
+from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 
 RECORD = {"epoch": 3, "history": [{"loss": 0.1 + 0.2}], "plateau": None, "best_step": 0}
 

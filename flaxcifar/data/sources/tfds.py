@@ -10,8 +10,7 @@ from flaxcifar import console
 from flaxcifar.data.prepared import read_prepared
 from flaxcifar.data.source import Source
 from flaxcifar.data.tensorflow import failure, import_tfds
-from flaxcifar.errors import UserError
-from flaxcifar.registry import suggestion
+from flaxcifar.errors import UserError, suggestion
 
 _NAME = re.compile(r"(?P<path>\w+(?:/[\w.+-]+)?)(?::(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
