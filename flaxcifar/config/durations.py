@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flaxcifar.config.check import same_type
+from flaxcifar.config.knobs import same_type
 from flaxcifar.errors import UserError
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flaxcifar.config.check import check, type_words
-from flaxcifar.config.defaults import NAMED, default_config, from_json, plain
+from flaxcifar.config.check import check
+from flaxcifar.config.defaults import default_config, from_json, plain
+from flaxcifar.config.knobs import NAMED, type_words
 from flaxcifar.errors import UserError
 
 

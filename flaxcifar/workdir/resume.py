@@ -6,14 +6,8 @@ from typing import Any
 
 from flaxcifar.config import to_json
 from flaxcifar.config.changes import config_changes, flatten
+from flaxcifar.config.knobs import KNOBS
 from flaxcifar.errors import UserError, suggestion
-
-# They change how a run is computed or how long it is, but nothing that was computed before.
-_MAY_CHANGE = frozenset(
-    "checkpoint.every_epochs checkpoint.every_minutes checkpoint.every_steps data.dir "
-    "data.cache_dir data.memory_gb data.pipeline eval_batch_size on_nonfinite report "
-    "steps_per_dispatch total_epochs total_steps".split()
-)
 
 
 def check_resumable(
@@ -35,7 +29,7 @@ def check_resumable(
     for key in allowed:
         if key not in known and key not in changes:
             raise UserError(f"--allow_change names no key: {key!r}{suggestion(key, [*known])}")
-    refused = [key for key in changes if key not in _MAY_CHANGE and key not in allowed]
+    refused = [key for key in changes if not _may_change(key) and key not in allowed]
     words = {key: f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items()}
     if refused:
         raise UserError(
@@ -44,3 +38,7 @@ def check_resumable(
             f"another --workdir, or add --allow_change={','.join(refused)}; nothing was changed"
         )
     return words
+
+
+def _may_change(key: str) -> bool:
+    return key in KNOBS and KNOBS[key].resumable
