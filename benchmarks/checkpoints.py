@@ -122,7 +122,7 @@ def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
         "steps": steps,
         "megabytes": size / 1e6,
         "device": jax.devices()[0].device_kind,
-        "convolution": ops.chosen(),
+        "convolution": ops.resolve(),
         "versions": {name: importlib.import_module(name).__version__ for name in PACKAGES},
     }
 

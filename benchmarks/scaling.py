@@ -148,7 +148,7 @@ def work(job: dict[str, Any], **request: Any) -> Row:
         found = _time(job, request["rounds"], request["seconds"])
     return found | {
         "device": jax.devices()[0].device_kind,
-        "convolution": ops.chosen(),
+        "convolution": ops.resolve(),
         "versions": {name: importlib.import_module(name).__version__ for name in PACKAGES},
     }
 

@@ -29,6 +29,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import tiny
 
 from flaxcifar import data, ops
+from flaxcifar.cli.command import run_command
 from flaxcifar.cli.verify_resume import differences
 from flaxcifar.errors import UserError
 from flaxcifar.training import loop
@@ -69,10 +70,10 @@ def start(workdir: Path, prepare: Prepare = nothing, **changes) -> int:
     code = 1
     try:
         data.load = lambda config: tiny.dataset(train=96, test=20)
-        ops.self_test = lambda dtype: None  # half of a start's time
+        ops.self_test = lambda backend, dtype: None  # half of a start's time
         prepare()
         config = tiny.config(**CHANGES | changes)
-        run(lambda _: loop.train_and_evaluate(config, workdir))
+        run_command(lambda _: loop.train_and_evaluate(config, workdir))
         code = 0
     except SystemExit as end:
         code = end.code
@@ -188,7 +189,7 @@ def mutated_configs(count: int, seed: int) -> list[str]:
     from flaxcifar.training import experiment
 
     data.load = lambda settings: tiny.dataset(train=96, test=20)
-    ops.self_test = lambda dtype: None
+    ops.self_test = lambda backend, dtype: None
     generator, bad = random.Random(seed), []
 
     def keys(section, prefix=""):

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.jobs import MODELS, ROOT, Job, recipe, recipe_without_dropout
 from benchmarks.peers.peer import Peer, read_arrays
-from flaxcifar import config, ops
+from flaxcifar import config
 from flaxcifar.devices import parallel
 from flaxcifar.tpu.estimate import training_flops
 from flaxcifar.training.experiment import Experiment, build
@@ -70,7 +70,7 @@ def make(job: Job) -> Peer:
         parameters=sum(x.size for x in (*params.values(), *stats.values())),
         device=devices[0].device_kind,
         packages=PACKAGES,
-        convolution=ops.chosen(),
+        convolution=experiment.recipe.network.convolution,
         first_loss=functools.partial(first_loss, job),
         train=train,
         infer=infer,

@@ -48,7 +48,7 @@ def main() -> None:
     answer |= {
         "steps": int(state.step),
         "device": jax.devices()[0].device_kind,
-        "convolution": ops.chosen(),
+        "convolution": ops.resolve(),
         "versions": {name: importlib.import_module(name).__version__ for name in PACKAGES},
     }
     print(json.dumps(answer))

@@ -90,8 +90,8 @@ def convolutions(config: Any) -> Iterator[Finding]:
     """Tries the convolution that a run would take."""
     wanted = config.ops.convolution if config else "auto"
     try:
-        path = ops.use(wanted)
-        ops.self_test(config.precision if config else "float32")
+        path = ops.resolve(wanted)
+        ops.self_test(path, config.precision if config else "float32")
     except UserError as error:
         yield Finding("error", str(error), "see the line itself")
         return

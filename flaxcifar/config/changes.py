@@ -1,24 +1,26 @@
 """Differences between configs, by dotted key."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flaxcifar.config.defaults import to_json
 
 
 def config_changes(saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns {dotted key: (saved value, new value)} of a config.json against a config."""
+    """Returns {dotted key: (saved value, new value)} of the keys that differ."""
     old, new = flatten(to_json(saved)), flatten(to_json(config))
     keys = sorted({*old, *new})
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
-def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {dotted key: value} of a config's plain dicts."""
+def flatten(
+    section: Mapping[str, Any], prefix: str = "", keep: Collection[str] = ()
+) -> dict[str, Any]:
+    """Returns {dotted key: value} of nested dicts; those at the keys of `keep` stay whole."""
     flat = {}
     for key, value in section.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and prefix + key not in keep:
+            flat |= flatten(value, f"{prefix}{key}.", keep)
         else:
             flat[prefix + key] = value
     return flat

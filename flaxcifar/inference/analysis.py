@@ -14,9 +14,9 @@ from flaxcifar.data.split import split_validation
 from flaxcifar.inference.confusion import Calibration, calibration, confusion_matrix, most_confused
 from flaxcifar.inference.predict import Predictor
 from flaxcifar.models.summary import Row, layer_rows, model_summary, state
-from flaxcifar.optim.optimizers import FROZEN, assign_groups
+from flaxcifar.optim.param_groups import FROZEN, assign_groups
 from flaxcifar.training.evaluation import read_trained
-from flaxcifar.training.experiment import make_network
+from flaxcifar.training.networks import make_network
 
 _GALLERY = 48  # pictures in each
 _LARGEST = 64  # pixels of a picture's side: the page stays small whatever the images are

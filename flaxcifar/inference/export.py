@@ -9,6 +9,7 @@ checked against the model itself.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -23,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcifar import console, ops
+from flaxcifar import console
 from flaxcifar.cli.command import Parser, run_command
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference.predict import Predictor, compute_logits
@@ -62,10 +63,9 @@ def write_stablehlo(predictor: Predictor, path: Path) -> Model:
 
     (batch,) = export.symbolic_shape("batch")
     shape = (batch, predictor.image_size, predictor.image_size, 3)
-    program = jax.jit(_logits(predictor, predictor.variables))
-    with ops.using("xla"):  # another program has no other convolutions
-        traced = jax.ShapeDtypeStruct(shape, np.uint8)
-        exported = export.export(program, platforms=_PLATFORMS)(traced)
+    program = jax.jit(_portable_logits(predictor))
+    traced = jax.ShapeDtypeStruct(shape, np.uint8)
+    exported = export.export(program, platforms=_PLATFORMS)(traced)
     path.write_bytes(exported.serialize())
     return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
 
@@ -77,11 +77,11 @@ def write_onnx(predictor: Predictor, path: Path) -> Model:
     """
     # It warns of plugins for libraries that are not there.
     logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
-    with _quiet(), ops.using("xla"):
+    with _quiet():
         import jax2onnx
 
         size = predictor.image_size
-        function = _logits(predictor.in_float32(), predictor.variables)
+        function = _portable_logits(predictor.in_float32())
         images = types.SimpleNamespace(shape=("batch", size, size, 3), dtype=np.dtype(np.uint8))
         names = {"input_names": ["images"], "output_names": ["logits"]}
         model = jax2onnx.to_onnx(function, [images], **names)
@@ -117,6 +117,14 @@ def _quiet() -> Iterator[None]:
 def _logits(predictor: Predictor, variables: Any) -> Callable[[jax.Array], jax.Array]:
     return functools.partial(
         compute_logits, predictor.network, predictor.normalization.arrays(), variables
+    )
+
+
+def _portable_logits(predictor: Predictor) -> Callable[[jax.Array], jax.Array]:
+    """Returns the logits computed by XLA's own convolutions, which exist everywhere."""
+    network = dataclasses.replace(predictor.network, convolution="xla")
+    return functools.partial(
+        compute_logits, network, predictor.normalization.arrays(), predictor.variables
     )
 
 

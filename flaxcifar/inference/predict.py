@@ -23,7 +23,7 @@ from flaxcifar.data.images import resize_images, try_images
 from flaxcifar.data.normalization import Normalization
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.models.network import Network
-from flaxcifar.training.experiment import choose_convolution, make_network
+from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import read_best
 
 _SHOWN = 20  # predictions on the screen where there is a file for all of them
@@ -66,7 +66,6 @@ class Predictor:
         """
         best, record = read_best(workdir)
         settings = config.from_json(record["config"])
-        choose_convolution(settings)
         arrays = {kind: {k: jnp.asarray(v) for k, v in best[kind].items()} for kind in best}
         variables = (arrays["params"], arrays["batch_stats"])
         normalization = Normalization.from_json(record["normalization"])

@@ -33,7 +33,7 @@ from flaxcifar.keras_weights.compare import (
 )
 from flaxcifar.keras_weights.match import check_epsilon, match
 from flaxcifar.models.network import Network
-from flaxcifar.training.experiment import choose_convolution, make_network
+from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 from flaxcifar.workdir.files import prepare
 
@@ -76,7 +76,6 @@ def read(
     if import_keras() is None:
         console.say(f"not compared with Keras, which cannot be imported: {_INSTALL}")
     else:
-        choose_convolution(settings)
         # Layers of dropout have no weights, but Keras numbers them.
         spec |= {"dropout": 0.0} | ({"shortcut_first": True} if shortcut_first else {})
         model = read_model(file, spec, shape, classes)
@@ -120,7 +119,6 @@ def write(path: Path, workdir: str) -> None:
     if import_keras() is None:
         raise UserError(f"Keras files are written by Keras, which cannot be imported: {_INSTALL}")
     network, shape = _network(settings, classes)
-    choose_convolution(settings)
     arrays = {**best["params"], **best["batch_stats"]}
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxcifar import ops
 from flaxcifar.models import prng
 
 Arrays = dict[str, jax.Array]
@@ -22,15 +23,17 @@ class Network:
 
     Attributes:
       param_shapes, stat_shapes: (path, shape) pairs.
+      convolution: the backend of its convolutions, one of `ops.BACKENDS`.
     """
 
     graphdef: nnx.GraphDef
     param_shapes: tuple[tuple[str, tuple[int, ...]], ...]
     stat_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    convolution: str
 
     @classmethod
     def create(
-        cls, build: Callable[[nnx.Rngs], nnx.Module]
+        cls, build: Callable[[nnx.Rngs], nnx.Module], convolution: str = "xla"
     ) -> tuple["Network", Callable[[int], tuple[Arrays, Arrays]]]:
         """Returns the network of the model that `build` makes, and its initialisation.
 
@@ -40,7 +43,7 @@ class Network:
         shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
         # Compiled: layer by layer, initialisation takes several times as long.
         init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
-        return cls(graphdef, *shapes), lambda seed: init(prng.key(seed))
+        return cls(graphdef, *shapes, convolution), lambda seed: init(prng.key(seed))
 
     def fitted(
         self, params: Arrays, batch_stats: Arrays, sample: Callable[[], np.ndarray]
@@ -90,7 +93,8 @@ class Network:
         (model.train if train else model.eval)()
         for _, block in frozen_modules(model, frozen):
             block.eval()
-        logits = model(images, seeds)
+        with ops.using(self.convolution):
+            logits = model(images, seeds)
         return logits, _split(model)[2]
 
 

@@ -1,25 +1,23 @@
-"""Operations that decide the speed of a model: its convolution."""
+"""Operations that decide the speed of a model: convolution and hashing."""
 
 from flaxcifar.ops.convolution import (
-    PATHS,
+    BACKENDS,
     available,
-    chosen,
     convolution,
     missing,
-    use,
+    resolve,
     using,
 )
 from flaxcifar.ops.processor import has_bfloat16
 from flaxcifar.ops.self_test import self_test
 
 __all__ = [
-    "PATHS",
+    "BACKENDS",
     "available",
-    "chosen",
     "convolution",
     "has_bfloat16",
     "missing",
+    "resolve",
     "self_test",
-    "use",
     "using",
 ]

@@ -1,18 +1,18 @@
 """One convolution for all models: XLA's own on GPUs and TPUs, a faster path on CPUs.
 
 `convolution` is called as `jax.lax.conv_general_dilated` is, so
-`nnx.Conv(..., conv_general_dilated=ops.convolution)` takes it. The paths:
+`nnx.Conv(..., conv_general_dilated=ops.convolution)` takes it. The backends:
 
   onednn  compiled code (see `onednn.py`): Winograd's algorithm and oneDNN
   jax     plain JAX on XLA's fast paths (see `canonical.py`)
   xla     `jax.lax.conv_general_dilated` itself
 
-The path is chosen while a function is traced, by the default backend: XLA's convolution stays as it
-is elsewhere, forward-mode differentiation included. Whoever compiles for another platform than the
-one at hand says `with using("xla")`.
+A network is traced under `with using(backend)`. Without that, convolutions are XLA's, which stay as
+they are everywhere, forward-mode differentiation included.
 """
 
 import contextlib
+import contextvars
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,40 +24,39 @@ from flaxcifar.errors import UserError, suggestion
 from flaxcifar.ops import build, canonical, onednn
 from flaxcifar.ops.geometry import geometry, vary_like
 
-PATHS = ("onednn", "jax", "xla")
+BACKENDS = ("onednn", "jax", "xla")
 
-_chosen: str | None = None
+_backend: contextvars.ContextVar[str] = contextvars.ContextVar("backend", default="xla")
 
 
-def missing(path: str) -> str | None:
-    """Returns why `path`, one of PATHS, cannot be used here and what would help, or None."""
-    if path == "xla":
+def missing(backend: str) -> str | None:
+    """Returns why one of BACKENDS cannot be used here and how to get it, or None."""
+    if backend == "xla":
         return None
     if jax.default_backend() != "cpu":
         return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
-    return build.missing() if path == "onednn" else None
+    return build.missing() if backend == "onednn" else None
 
 
 def available() -> tuple[str, ...]:
-    """Returns the paths that can be used here, the best first."""
-    return tuple(path for path in PATHS if missing(path) is None)
+    """Returns the backends that can be used here, the fastest first."""
+    return tuple(backend for backend in BACKENDS if missing(backend) is None)
 
 
-def use(name: str = "auto") -> str:
-    """Chooses the path of every convolution that is traced from now on, and returns its name.
+def resolve(name: str = "auto") -> str:
+    """Returns the backend that `name` means here, ready for use.
 
     Args:
-      name: one of PATHS, or "auto", the best one that is there. The first use of "onednn" compiles
+      name: one of BACKENDS, or "auto", the fastest available. The first use of "onednn" compiles
         its library (15 seconds, once).
 
     Raises:
-      UserError: no such path, or it is missing here; the message says how to get it.
+      UserError: there is no such backend, or it is missing here; the message says how to get it.
     """
-    global _chosen
-    if name not in (*PATHS, "auto"):
+    if name not in (*BACKENDS, "auto"):
         raise UserError(
-            f"unknown convolution path {name!r}{suggestion(name, (*PATHS, 'auto'))} "
-            f"(there are: auto, {', '.join(PATHS)})"
+            f"unknown convolution backend {name!r}{suggestion(name, (*BACKENDS, 'auto'))} "
+            f"(there are: auto, {', '.join(BACKENDS)})"
         )
     if name == "auto":
         name = available()[0]
@@ -65,33 +64,24 @@ def use(name: str = "auto") -> str:
             try:
                 onednn.load()
             except UserError as error:
-                print(f"{error}; the path jax takes its place", file=sys.stderr)
+                print(f"{error}; using the backend jax instead", file=sys.stderr)
                 name = "jax"
     reason = missing(name)
     if reason:
-        raise UserError(f"the convolution path {name} is missing: {reason}")
+        raise UserError(f"the convolution backend {name} is missing: {reason}")
     if name == "onednn":
         onednn.load()
-    if _chosen not in (None, name):
-        jax.clear_caches()  # what has been traced holds the other path
-    _chosen = name
     return name
 
 
 @contextlib.contextmanager
-def using(name: str) -> Iterator[None]:
-    """Within, convolutions are traced by the path `name`; afterwards by the one before."""
-    before = chosen()
-    use(name)
+def using(backend: str) -> Iterator[None]:
+    """Context manager: traces convolutions with one of BACKENDS, then restores the previous one."""
+    token = _backend.set(backend)
     try:
         yield
     finally:
-        use(before)
-
-
-def chosen() -> str:
-    """Returns the path in use; the first call without a choice chooses "auto"."""
-    return _chosen or use()
+        _backend.reset(token)
 
 
 def convolution(
@@ -110,15 +100,20 @@ def convolution(
 ) -> jax.Array:
     """Convolves as `jax.lax.conv_general_dilated` with the same arguments does.
 
-    The faster paths take NHWC activations [N, H, W, C] with an HWIO kernel [KH, KW, C / groups, O],
-    both float32 or both bfloat16 (sums are float32); anything else goes to XLA. They know no
-    forward-mode differentiation. `precision="highest"` excludes Winograd's algorithm (relative
-    error about 1e-5 instead of 1e-6 in float32).
+    The faster backends take NHWC activations [N, H, W, C] with an HWIO kernel
+    [KH, KW, C / groups, O], both float32 or both bfloat16 (sums are float32); anything else goes to
+    XLA. They have no forward-mode differentiation. `precision="highest"` excludes Winograd's
+    algorithm (relative error about 1e-5 instead of 1e-6 in float32).
     """
-    path = chosen()
+    backend = _backend.get()
     g = None
     same = lhs.dtype == rhs.dtype and str(lhs.dtype) in ("float32", "bfloat16")
-    if path != "xla" and same and preferred_element_type in (None, lhs.dtype) and not out_sharding:
+    if (
+        backend != "xla"
+        and same
+        and preferred_element_type in (None, lhs.dtype)
+        and not out_sharding
+    ):
         g = geometry(
             lhs,
             rhs,
@@ -130,7 +125,7 @@ def convolution(
             feature_group_count,
             batch_group_count,
         )
-    if g is None or (path == "jax" and (g.groups, g.dilation) != (1, (1, 1))):
+    if g is None or (backend == "jax" and (g.groups, g.dilation) != (1, (1, 1))):
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -146,5 +141,5 @@ def convolution(
             out_sharding=out_sharding,
         )
     exact = any(word in str(precision).lower() for word in ("highest", "float32"))
-    run = onednn.convolution if path == "onednn" else canonical.convolution
+    run = onednn.convolution if backend == "onednn" else canonical.convolution
     return run(vary_like(lhs, rhs), vary_like(rhs, lhs), g, exact)

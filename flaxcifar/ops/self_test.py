@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar.errors import UserError
-from flaxcifar.ops.convolution import chosen, convolution
+from flaxcifar.ops.convolution import convolution, using
 
 # Largest error as a share of the largest value.
 _TOLERANCE = {"float32": 1e-4, "tf32": 1e-3, "bfloat16": 2e-2}
@@ -13,20 +13,20 @@ _TOLERANCE = {"float32": 1e-4, "tf32": 1e-3, "bfloat16": 2e-2}
 _FLOAT32_AS = {"gpu": "tf32", "tpu": "bfloat16"}
 
 
-def self_test(dtype: str = "float32") -> None:
+def self_test(backend: str, dtype: str = "float32") -> None:
     """Compares a convolution with its gradients, and BatchNorm's sums, with NumPy in float64.
 
-    The convolution is the chosen path's, with Winograd's algorithm and without. The sums are there
+    The backend convolves with Winograd's algorithm and without. The sums are there
     because jaxlib 0.10.2 has a fused reduction on CPUs (YNN) that is silently wrong for some
     programs when the number of rows is odd; it was found right for those of a training step.
 
     Args:
+      backend: of the convolution, one of `convolution.BACKENDS`.
       dtype: of the convolution: "float32" or "bfloat16".
 
     Raises:
       UserError: a result is wrong; it names the operation and a way round it.
     """
-    path = chosen()
     multiplied = _FLOAT32_AS.get(jax.default_backend(), dtype) if dtype == "float32" else dtype
     tolerance = _TOLERANCE[multiplied]
     rng = np.random.default_rng(0)
@@ -48,13 +48,14 @@ def self_test(dtype: str = "float32") -> None:
             results[stride] = y, *pullback(dy[:, : y.shape[1], : y.shape[2]])
         return results, (jnp.sum(rows, 0), jnp.sum(rows * rows, 0), jnp.sum(rows * rows))
 
-    convolutions, sums = run(x, kernel, dy, rows)
+    with using(backend):
+        convolutions, sums = run(x, kernel, dy, rows)
     exact = [np.asarray(array, np.float64) for array in (x, kernel, dy)]
     for stride, results in convolutions.items():
         parts = "convolution", "input's gradient", "kernel's gradient"
         for part, result, right in zip(parts, results, _reference(*exact, stride), strict=True):
-            hint = "; ops.convolution = 'xla' goes round it" if path != "xla" else ""
-            _compare(f"the {part} of path {path}", result, right, tolerance, hint)
+            hint = "; ops.convolution = 'xla' goes round it" if backend != "xla" else ""
+            _compare(f"the {part} of backend {backend}", result, right, tolerance, hint)
     rows = np.asarray(rows, np.float64)
     hint = "; XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-reduce goes round it"
     for result, right in zip(sums, (rows.sum(0), (rows**2).sum(0), (rows**2).sum()), strict=True):

@@ -1,6 +1,6 @@
-"""Muon: updates whose singular values are all about one.
+"""Muon: orthogonalized updates, whose singular values are all about one.
 
-Jordan et al., 2024 (https://kellerjordan.github.io/posts/muon/), for kernels of convolutions.
+Jordan et al., 2024 (https://kellerjordan.github.io/posts/muon/), applied to convolution kernels.
 """
 
 import functools
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-# Of the quintic whose iteration drives singular values towards one, as fast as it can.
+# Coefficients of the quintic whose iteration drives singular values towards one, tuned for speed.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-# Iterations on one square of the matrix. Rounding can make its smallest eigenvalues negative; each
-# iteration takes these 12 times further from zero, where from about -1 on they would explode.
+# Iterations per square of the matrix. Rounding can make its smallest eigenvalues negative; each
+# iteration moves them away from zero 12-fold, and below about -1 they would explode.
 _ITERATIONS_ON_A_SQUARE = 3
 
 
-def orthogonalizing(
+def orthogonalize_updates(
     rate: optax.Schedule,
     momentum: ArrayLike,
     nesterov: bool,
@@ -32,12 +32,12 @@ def orthogonalizing(
 
     Args:
       rate: the learning rate by step.
-      momentum, nesterov: of the gradients, before they are orthogonalised.
-      ns_steps: iterations of Newton and Schulz.
-      ns_dtype: in which they are computed.
-      normalize: scale a kernel to a norm of the root of O before its update, so that a learning
-        rate means the same for all, and all the time.
-      weight_decay: a step takes this times the learning rate from a kernel.
+      momentum, nesterov: of the gradients, before orthogonalization.
+      ns_steps: Newton-Schulz iterations.
+      ns_dtype: their dtype.
+      normalize: scale each kernel to norm sqrt(O) before its update, so that a learning rate means
+        the same for every kernel throughout training.
+      weight_decay: each step subtracts this times the learning rate times the kernel.
     """
     parts = [
         optax.trace(momentum, nesterov),
@@ -53,8 +53,8 @@ def orthogonalizing(
 def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
     """Returns matrices [..., m, n], m <= n, with the singular vectors of `x` and values near one.
 
-    After 5 steps the values lie between about 0.7 and 1.2, but for those far below the largest.
-    The iterations are on the small square x x^T, in float32, and only their product meets x again:
+    After 5 steps the values are between about 0.7 and 1.2, except those far below the largest.
+    The iterations run in float32 on the small square x x^T, and only their product multiplies x:
     Gram Newton-Schulz (https://dao-lab.ai/blog/2026/gram-newton-schulz). Three steps take
     2 n / m + 9 products of m x m matrices instead of 6 n / m + 3.
     """
@@ -72,17 +72,17 @@ def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
 
 
 def _quintic(square: jax.Array) -> jax.Array:
-    """Returns what an iteration multiplies x by, of x x^T."""
+    """Returns the factor by which an iteration multiplies x, given x x^T."""
     identity = jnp.eye(square.shape[-1])
     return _A * identity + _B * square + _C * _matmul(square, square)
 
 
-# GPUs and TPUs would round the factors to fewer digits.
+# By default GPUs and TPUs round the factors to fewer bits.
 _matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def _orthogonalize(updates: Any, steps: int, dtype: str) -> Any:
-    """Orthogonalises the leaves, those of one shape at once: one chain of products for all."""
+    """Orthogonalizes the leaves, stacking those of equal shape into one chain of products."""
     leaves, structure = jax.tree.flatten(updates)
     stacks: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, leaf in enumerate(leaves):
@@ -100,7 +100,7 @@ def _orthogonalize(updates: Any, steps: int, dtype: str) -> Any:
 
 
 def _from_unit_norm(updates: Any, params: Any) -> Any:
-    """Adds to the updates what takes each kernel to a norm of the root of its features."""
+    """Adds to each update the change that scales its kernel [..., O] to norm sqrt(O)."""
 
     def change(update: jax.Array, kernel: jax.Array) -> jax.Array:
         scale = kernel.shape[-1] ** 0.5 / jnp.linalg.norm(kernel.ravel())

@@ -1,12 +1,11 @@
 """Learning-rate schedules: factors of the optimizer's learning rate, 1 at their peak.
 
-A registered schedule is called with the length of the run in steps and returns an optax schedule:
-step (a Python or traced integer, 0 at the first update) -> float32 scalar. `warmup_steps` raises
-the factor in a straight line from 0 to 1 first. In a config every duration may also be given in
-epochs or as a percentage of the run: `warmup_epochs=5`, `every_epochs=20`, `rise_percent=30`.
+A registered schedule takes the length of the run in steps and returns an optax schedule: step (a
+Python or traced integer, 0 at the first update) -> float32 scalar. `warmup_steps` first raises the
+factor linearly from 0 to 1. In a config, durations may also be given in epochs or as a percentage
+of the run: `warmup_epochs=5`, `every_epochs=20`, `rise_percent=30`.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,17 +15,15 @@ import optax
 
 from flaxcifar.config import resolve_durations
 from flaxcifar.errors import UserError
-from flaxcifar.registry import Registry
-
-SCHEDULES = Registry("schedule")
+from flaxcifar.optim import SCHEDULES
 
 
 def make_schedule(
     spec: Mapping[str, Any], steps_per_epoch: int, total_steps: int
 ) -> optax.Schedule:
-    """Returns the schedule of `dict(name=..., **kwargs)`; raises UserError where it is wrong."""
+    """Returns the schedule of `dict(name=..., **kwargs)`; raises UserError if that is wrong."""
     schedule = SCHEDULES.call(resolve_durations(spec, steps_per_epoch, total_steps), total_steps)
-    # Rounding may put the end of a straight line just below 0, which would train backwards.
+    # Rounding may put the end of a linear schedule just below 0, which would train backwards.
     return lambda step: jnp.maximum(jnp.asarray(schedule(step), jnp.float32), 0.0)
 
 
@@ -34,15 +31,15 @@ def _warmed(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:
     """Multiplies `schedule`, whose steps count from the start of the run, by the warm-up."""
     if not warmup_steps:
         return schedule
-    # Exactly 1 from the end of the warm-up on, which compiled optax.linear_schedule need not be.
+    # Exactly 1 after the warm-up; a compiled optax.linear_schedule may miss it by rounding.
     return lambda step: jnp.where(step < warmup_steps, step / warmup_steps, 1.0) * schedule(step)
 
 
 def _staircase(every_steps: int, factor: float) -> optax.Schedule:
     """factor ** (step // every_steps).
 
-    Not optax.exponential_decay(staircase=True): compiled, its float division may fall below the
-    whole number and put the stair a step late (e.g. with 97 steps a stair).
+    Not optax.exponential_decay(staircase=True): its compiled float division may fall below a whole
+    number and start a stair one step late (e.g. with 97 steps per stair).
     """
     return lambda step: jnp.power(factor, jnp.asarray(step // every_steps, jnp.float32))
 
@@ -52,8 +49,10 @@ def _require(good: bool, message: str) -> None:
         raise UserError(f"config.schedule: {message}")
 
 
-def _number(name: str, value: Any, least: float, most: float = math.inf, above: bool = False):
-    """Requires a number from `least` to `most`, or above `least`."""
+def require_number(
+    name: str, value: Any, least: float, most: float = math.inf, above: bool = False
+) -> None:
+    """Raises UserError unless `value` is a number from `least` to `most`, or above `least`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     words = f"above {least}" if above else f"{least} or more"
     words += f" and at most {most}" if most < math.inf else ""
@@ -63,7 +62,7 @@ def _number(name: str, value: Any, least: float, most: float = math.inf, above: 
 
 @SCHEDULES.register
 def constant(total_steps: int, *, warmup_steps: int = 0) -> optax.Schedule:
-    """1 throughout."""
+    """Always 1."""
     return _warmed(optax.constant_schedule(1.0), warmup_steps)
 
 
@@ -76,9 +75,9 @@ def exponential(
     staircase: bool = False,
     warmup_steps: int = 0,
 ) -> optax.Schedule:
-    """decay_rate ** (step / transition_steps), rounded down to whole transitions in a staircase."""
-    _number("decay_rate", decay_rate, 0, above=True)
-    _number("transition_steps", transition_steps, 1)
+    """decay_rate ** (step / transition_steps); a staircase rounds the exponent down."""
+    require_number("decay_rate", decay_rate, 0, above=True)
+    require_number("transition_steps", transition_steps, 1)
     if staircase:
         return _warmed(_staircase(transition_steps, decay_rate), warmup_steps)
     return _warmed(optax.exponential_decay(1.0, transition_steps, decay_rate), warmup_steps)
@@ -88,9 +87,9 @@ def exponential(
 def inverse_time(total_steps: int, *, decay: float, warmup_steps: int = 0) -> optax.Schedule:
     """1 / (1 + decay * step): the `decay` argument of Keras 2's optimizers.
 
-    `step` counts the updates done before this one, as Keras' `iterations` does.
+    `step` counts the previous updates, as Keras' `iterations` does.
     """
-    _number("decay", decay, 0)
+    require_number("decay", decay, 0)
     return _warmed(lambda step: 1.0 / (1.0 + decay * step), warmup_steps)
 
 
@@ -105,11 +104,11 @@ def step_halving(
 ) -> optax.Schedule:
     """factor ** (step // every_steps) / (1 + decay * step).
 
-    With `every_epochs=20, decay=1e-6` the schedule of cifar-vgg: its callback sets Keras' learning
+    `every_epochs=20, decay=1e-6` is the schedule of cifar-vgg: its callback sets Keras' learning
     rate to 0.1 * 0.5 ** (epoch // 20), which Keras' SGD divides by 1 + decay * iterations.
     """
-    _number("factor", factor, 0, above=True)
-    _number("every_steps", every_steps, 1)
+    require_number("factor", factor, 0, above=True)
+    require_number("every_steps", every_steps, 1)
     stairs, fade = _staircase(every_steps, factor), inverse_time(total_steps, decay=decay)
     return _warmed(lambda step: stairs(step) * fade(step), warmup_steps)
 
@@ -122,14 +121,14 @@ def piecewise(
     factor: float | tuple[float, ...] = 0.1,
     warmup_steps: int = 0,
 ) -> optax.Schedule:
-    """Multiplies by `factor` at every boundary, or at each by its own of a tuple.
+    """Multiplies by `factor` at every boundary; a tuple has one factor per boundary.
 
-    The update with step == boundary is the first one with the new rate.
+    The update with step == boundary is the first with the new rate.
     """
     _require(
         isinstance(boundaries_steps, tuple)
         and list(boundaries_steps) == sorted(set(boundaries_steps)),
-        f"the boundaries must be a rising tuple, not {boundaries_steps} (in steps)",
+        f"the boundaries must be an increasing tuple, not {boundaries_steps} (in steps)",
     )
     factors = factor if isinstance(factor, tuple) else (factor,) * len(boundaries_steps)
     _require(
@@ -137,18 +136,18 @@ def piecewise(
         f"{len(boundaries_steps)} boundaries need as many factors, not {len(factors)}",
     )
     for each in factors:
-        _number("factor", each, 0)
+        require_number("factor", each, 0)
     steps = dict(zip(boundaries_steps, factors, strict=True))
     return _warmed(optax.piecewise_constant_schedule(1.0, steps), warmup_steps)
 
 
 @SCHEDULES.register
 def cosine(total_steps: int, *, end_scale: float = 0.0, warmup_steps: int = 0) -> optax.Schedule:
-    """Half a cosine from 1, at the end of the warm-up, to `end_scale` at the end of the run.
+    """Half a cosine from 1 at the end of the warm-up to `end_scale` at the end of the run.
 
     SGDR (https://arxiv.org/abs/1608.03983) without restarts.
     """
-    _number("end_scale", end_scale, 0, 1)
+    require_number("end_scale", end_scale, 0, 1)
     _require_rest(total_steps, warmup_steps)
     down = optax.cosine_decay_schedule(1.0, total_steps - warmup_steps, end_scale)
     return _warmed(lambda step: down(jnp.maximum(step - warmup_steps, 0)), warmup_steps)
@@ -162,11 +161,11 @@ def linear(
     warmup_steps: int = 0,
     over_steps: int | None = None,
 ) -> optax.Schedule:
-    """A straight line from 1, at the end of the warm-up, to `end_scale` after `over_steps`.
+    """Linear from 1 at the end of the warm-up to `end_scale` at step `over_steps`, then constant.
 
-    It stays there; by default that is the end of the run.
+    `over_steps` defaults to the end of the run.
     """
-    _number("end_scale", end_scale, 0, 1)
+    require_number("end_scale", end_scale, 0, 1)
     over_steps = total_steps if over_steps is None else over_steps
     _require_rest(over_steps, warmup_steps)
     down = optax.linear_schedule(1.0, end_scale, over_steps - warmup_steps, warmup_steps)
@@ -176,7 +175,7 @@ def linear(
 def _require_rest(total_steps: int, warmup_steps: int) -> None:
     _require(
         warmup_steps < total_steps,
-        f"a warm-up of {warmup_steps} steps leaves nothing of a run of {total_steps}",
+        f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps",
     )
 
 
@@ -191,95 +190,16 @@ def one_cycle(
 ) -> optax.Schedule:
     """From `start_scale` up to 1 over `rise_steps` (30 % of the run), then down to `end_scale`.
 
-    `anneal` is the shape of both parts, "cosine" or "linear". One-cycle policy
-    (https://arxiv.org/abs/1708.07120) with PyTorch's OneCycleLR's values as defaults.
+    `anneal` is the shape of both parts, "cosine" or "linear". The one-cycle policy
+    (https://arxiv.org/abs/1708.07120), with the defaults of PyTorch's OneCycleLR.
     """
     rise_steps = round(0.3 * total_steps) if rise_steps is None else rise_steps
     _require(anneal in ("cosine", "linear"), f"anneal is {anneal!r}, not 'cosine' or 'linear'")
-    _number("start_scale", start_scale, 0, 1, above=True)
-    _number("end_scale", end_scale, 0, 1)
-    _require(0 < rise_steps < total_steps, f"a rise of {rise_steps} of {total_steps} steps is none")
+    require_number("start_scale", start_scale, 0, 1, above=True)
+    require_number("end_scale", end_scale, 0, 1)
+    _require(
+        0 < rise_steps < total_steps,
+        f"rise_steps is {rise_steps}; it must be above 0 and below {total_steps}, the run's length",
+    )
     turns = {rise_steps: 1 / start_scale, total_steps: end_scale}
     return optax.schedules.piecewise_interpolate_schedule(anneal, start_scale, turns)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plateau:
-    """Lowers the learning rate where the validation metric stalls: Keras' ReduceLROnPlateau.
-
-    `scale` multiplies the schedule. After `patience` evaluations without improvement by more than
-    `min_delta` it is multiplied by `factor`, never below `min_scale`; then `cooldown` evaluations
-    pass before misses count again. All fields are plain numbers: `dataclasses.asdict` and
-    `Plateau(**d)` carry it through JSON.
-    """
-
-    factor: float = 0.1
-    patience: int = 10
-    min_delta: float = 1e-4
-    cooldown: int = 0
-    min_scale: float = 0.0
-    # The state.
-    scale: float = 1.0
-    best: float | None = None
-    wait: int = 0
-    cooldown_left: int = 0
-
-    def __post_init__(self):
-        _number("factor", self.factor, 0, 1, above=True)
-        _number("patience", self.patience, 1)
-        _number("min_delta", self.min_delta, 0)
-        _number("cooldown", self.cooldown, 0)
-        _number("min_scale", self.min_scale, 0, 1)
-
-    def update(self, value: float, mode: str) -> "Plateau":
-        """Returns the state after an evaluation that gave `value`; `mode` is "min" or "max".
-
-        A value that is not finite is a miss.
-        """
-        state = self
-        if self.cooldown_left:
-            state = dataclasses.replace(state, cooldown_left=self.cooldown_left - 1)
-        if state._improves(value, mode):
-            return dataclasses.replace(state, best=float(value), wait=0)
-        if state.cooldown_left:
-            return state
-        if state.wait + 1 < self.patience:
-            return dataclasses.replace(state, wait=state.wait + 1)
-        scale = max(state.scale * self.factor, self.min_scale)
-        return dataclasses.replace(state, scale=scale, wait=0, cooldown_left=self.cooldown)
-
-    def _improves(self, value: float, mode: str) -> bool:
-        if not math.isfinite(value):
-            return False
-        if self.best is None:
-            return True
-        if mode == "max":
-            return value > self.best + self.min_delta
-        return value < self.best - self.min_delta
-
-
-@SCHEDULES.register
-def reduce_on_plateau(
-    total_steps: int,
-    *,
-    factor: float = Plateau.factor,
-    patience: int = Plateau.patience,
-    min_delta: float = Plateau.min_delta,
-    cooldown: int = Plateau.cooldown,
-    min_scale: float = Plateau.min_scale,
-    warmup_steps: int = 0,
-) -> optax.Schedule:
-    """1 throughout: what happens between evaluations is `make_plateau`'s.
-
-    The keywords are those of `Plateau`, which checks them.
-    """
-    Plateau(factor, patience, min_delta, cooldown, min_scale)
-    return constant(total_steps, warmup_steps=warmup_steps)
-
-
-def make_plateau(spec: Mapping[str, Any]) -> Plateau | None:
-    """Returns the state that acts after every evaluation, or None for another schedule."""
-    if spec["name"] != "reduce_on_plateau":
-        return None
-    own = SCHEDULES.keywords("reduce_on_plateau").keys() - {"warmup_steps"}
-    return Plateau(**{key: value for key, value in spec.items() if key in own})

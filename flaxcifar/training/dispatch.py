@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from flaxcifar import ops
 from flaxcifar.data.host import train_batches
 from flaxcifar.devices.parallel import all_devices, own_rows
 from flaxcifar.models.network import Network
@@ -39,7 +38,7 @@ def room(experiment: Experiment) -> int:
     """Returns how many steps a dispatch has at most."""
     most = experiment.config.steps_per_dispatch
     on_cpu = all_devices()[0].platform == "cpu"
-    if on_cpu and ops.chosen() == "xla":
+    if on_cpu and experiment.recipe.network.convolution == "xla":
         return 1  # in a loop XLA's gradients of convolutions are a hundred times slower
     if not most:
         shape = experiment.dataset.train.images.shape[1:]

@@ -22,8 +22,8 @@ from flaxcifar.data.split import split_validation
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.models.network import Network
-from flaxcifar.training.experiment import choose_convolution, make_network
 from flaxcifar.training.metrics import Metrics, compute
+from flaxcifar.training.networks import make_network
 from flaxcifar.training.step import Arrays, eval_step
 from flaxcifar.training.test_time import WEIGHTS, Views
 from flaxcifar.workdir.checkpoints import Record, read_best
@@ -85,7 +85,6 @@ def evaluate_workdir(
     checkpoint or its dataset is no longer the same.
     """
     best, record, settings, dataset = read_trained(workdir)
-    choose_convolution(settings)
     network, _ = make_network(settings, len(dataset.class_names))
     evaluate = make_evaluate(
         network,

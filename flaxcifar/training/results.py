@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcifar import __version__, console, ops
+from flaxcifar import __version__, console
 from flaxcifar.config import to_json
 from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
@@ -38,7 +38,7 @@ def introduce(experiment: Experiment, step: int, workdir: Path) -> None:
         f"{len(devices)} x {devices[0].device_kind}: batch {config.batch_size}, "
         f"{parallel.per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an "
         f"epoch, {experiment.total_steps:,} in all; {config.precision}, convolutions by "
-        f"{ops.chosen()}"
+        f"{recipe.network.convolution}"
     )
     if recipe.frozen:
         flops = "training_flops_per_image"
@@ -107,7 +107,7 @@ def conclude(
             "fingerprint": dataset.fingerprint,
         },
         "devices": [device.device_kind for device in jax.devices()],
-        "convolution": ops.chosen(),
+        "convolution": experiment.recipe.network.convolution,
         "versions": versions(),
         "commit": commit(),
         "validation": {

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from flaxcifar.config import to_json
-from flaxcifar.optim.schedules import Plateau, make_plateau
+from flaxcifar.optim.plateau import Plateau, make_plateau
 from flaxcifar.training.clock import Clock
 from flaxcifar.training.early_stopping import EarlyStopping
 from flaxcifar.training.experiment import Experiment

@@ -1,4 +1,4 @@
-"""The training and evaluation steps: pure functions of one device's share of a batch."""
+"""Training and evaluation steps: pure functions of one device's share of a batch."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from flaxcifar.data.resident import gather
 from flaxcifar.devices.parallel import AXIS
 from flaxcifar.models.network import Network
 from flaxcifar.ops import hashing
+from flaxcifar.optim.averaging import Lookahead, update_ema
 from flaxcifar.training.metrics import Metrics, cross_entropy, measure
 from flaxcifar.training.selection import ProxyState, Selection
 from flaxcifar.training.test_time import Views
@@ -23,17 +24,17 @@ Arrays = dict[str, jax.Array]
 
 
 class TrainState(struct.PyTreeNode):
-    """All that training changes; parameters and statistics are flat dicts by path.
+    """The state of training; parameters and statistics are flat dicts by path.
 
     Attributes:
-      step: int32, batches seen.
+      step: int32, the number of batches trained on.
       params, batch_stats: float32 arrays.
-      opt_state: of optax.
-      ema: moving averages of the trained parameters, or the slow weights of lookahead; empty where
-        none are kept.
-      learning_rate_scale: float32, what reduce-on-plateau has left of the learning rate.
-      bad_step: int32, the first step whose loss was not finite, -1 before that.
-      proxy: the small network that selects examples, or an empty dict.
+      opt_state: the state of the optax transformation.
+      ema: moving averages of the trained parameters, or the slow weights of lookahead; empty
+        without either.
+      learning_rate_scale: float32, the factor that reduce-on-plateau and rollbacks have reached.
+      bad_step: int32, the first step whose loss was not finite, or -1.
+      proxy: state of the network that selects examples, or an empty dict.
     """
 
     step: jax.Array
@@ -47,16 +48,16 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def eval_params(self) -> Arrays:
-        """The parameters to evaluate: averaged where averages are kept."""
+        """The parameters to evaluate: the averages, where there are any."""
         return {**self.params, **self.ema}
 
 
 class Hyperparams(struct.PyTreeNode):
-    """What the compiled steps take as arguments: runs that differ in nothing else share them.
+    """Arguments of the compiled steps; runs that differ only in these share one program.
 
     Attributes:
       seed: uint32.
-      mean, divisor: float32 [C] or [1]: the normalization.
+      mean, divisor: float32 [C] or [1], of the normalization.
       label_smoothing, l2: float32.
       optimizer: float32 by keyword of `config.optimizer`.
     """
@@ -69,49 +70,22 @@ class Hyperparams(struct.PyTreeNode):
     optimizer: Arrays
 
 
-@dataclasses.dataclass(frozen=True)
-class Lookahead:
-    """Slow weights that the trained ones are set to every so many steps (Zhang et al., 2019).
-
-    Attributes:
-      every: steps; 0 for no slow weights.
-      decay: what the slow weights keep of themselves then, at the end of the run.
-      power: the decay grows with this power of the share of the run that is done.
-    """
-
-    every: int = 0
-    decay: float = 0.0
-    power: float = 0.0
-
-    def __call__(
-        self, step: jax.Array, total_steps: int, slow: Arrays, fast: Arrays
-    ) -> tuple[Arrays, Arrays]:
-        """Returns slow and fast weights after update number `step`, from 0."""
-        due = (step + 1) % self.every == 0
-        decay = self.decay * ((step + 1) / total_steps) ** self.power
-        slow = {
-            path: jnp.where(due, decay * slow[path] + (1 - decay) * fast[path], slow[path])
-            for path in slow
-        }
-        return slow, {path: jnp.where(due, slow[path], fast[path]) for path in fast}
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """What the steps know beyond their arguments; fixed for a whole run.
+    """The static part of the compiled steps, fixed for a whole run.
 
     Attributes:
-      identity: words that differ wherever anything else here does, but for `image_size`. Recipes
-        are equal, and share compiled steps, where they and `image_size` are.
+      identity: text that differs whenever any other attribute except `image_size` does. Recipes
+        with equal identity and `image_size` are equal and share compiled steps.
       network: the model as pure functions.
-      make_tx: given `Hyperparams.optimizer`, returns the transformation that takes gradients of all
-        paths; those of `frozen` are zero.
+      make_tx: returns the transformation of all paths' gradients, given `Hyperparams.optimizer`;
+        gradients of `frozen` paths are zero.
       frozen: paths of parameters that receive no gradient.
-      penalizes: whether the loss has an L2 penalty, over the trained parameters of `l2_paths`.
+      penalizes: whether the loss includes an L2 penalty on the parameters of `l2_paths`.
       superclass_of: int32 [classes] or None.
-      selection: which examples of a batch are trained on; None for all.
-      steps_per_epoch: tells the augmentation which epoch it is.
-      image_size: images are resized to it after their augmentation; 0 leaves them as they are.
+      selection: chooses the examples of a batch to train on; None trains on all.
+      steps_per_epoch: tells the augmentation the epoch.
+      image_size: augmented images are resized to it; 0 keeps their size.
     """
 
     identity: str
@@ -128,6 +102,10 @@ class Recipe:
     selection: Selection | None = None
     superclass_of: np.ndarray | None = None
     image_size: int = 0
+
+    def trained(self, params: Arrays) -> Arrays:
+        """Returns the parameters that receive gradients."""
+        return {path: value for path, value in params.items() if path not in self.frozen}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self._key() == other._key()
@@ -148,15 +126,14 @@ def create_state(
 ) -> TrainState:
     """Returns the state before the first step.
 
-    `proxy` are the parameters and statistics of the network that selects, where the recipe has one.
+    `proxy` has the parameters and statistics of the network that selects examples, if any.
     """
-    trained = {path: value for path, value in params.items() if path not in recipe.frozen}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=recipe.make_tx(hyperparams.optimizer).init(params),
-        ema=trained if recipe.ema_decay or recipe.lookahead.every else {},
+        ema=recipe.trained(params) if recipe.ema_decay or recipe.lookahead.every else {},
         learning_rate_scale=jnp.ones((), jnp.float32),
         bad_step=jnp.full((), -1, jnp.int32),
         proxy=recipe.selection.start(hyperparams.optimizer, *proxy) if proxy else {},
@@ -166,27 +143,55 @@ def create_state(
 def train_step(
     recipe: Recipe, hyperparams: Hyperparams, state: TrainState, metrics: Metrics, batch: Arrays
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one update, and the metrics of what it trained on added.
+    """Returns the state after one update, and `metrics` plus those of the examples trained on.
 
-    Gradients and metrics are reduced over the devices of `AXIS`, and so are the statistics of
-    BatchNorm, inside the model: every device returns the same values.
+    Gradients, metrics and BatchNorm's statistics are reduced over the devices of `AXIS`: every
+    device returns the same values.
 
     Args:
       batch: this device's share: uint8 image [B, H, W, C], int32 label [B], int32 index [B] of the
         examples in the training split.
     """
-    epoch = state.step // recipe.steps_per_epoch
-    images = recipe.augment(batch["image"], batch["index"], hyperparams.seed, epoch)
-    if recipe.image_size:
-        images = resize(images, recipe.image_size)
-    images = (images - hyperparams.mean) / hyperparams.divisor
-    dropout_seeds = hashing.combine(hyperparams.seed, state.step, batch["index"])
-    batch = {"image": images, "label": batch["label"], "seed": dropout_seeds}
+    batch = _prepare(recipe, hyperparams, state.step, batch)
     proxy = state.proxy
     if recipe.selection:
         arguments = (hyperparams.optimizer, hyperparams.label_smoothing, state.step, batch)
         proxy, batch = recipe.selection(proxy, *arguments)
-    trained = {path: x for path, x in state.params.items() if path not in recipe.frozen}
+    grads, (logits, losses, penalty, batch_stats) = _gradients(recipe, hyperparams, state, batch)
+    trained, opt_state, ema = _update(recipe, hyperparams, state, grads)
+    seen = measure(logits, batch["label"], 1.0, losses, recipe.superclass_of, penalty)
+    seen = jax.lax.psum(seen, AXIS)
+    bad = (state.bad_step < 0) & ~jnp.isfinite(seen.loss + seen.penalty)
+    state = state.replace(
+        step=state.step + 1,
+        params={**state.params, **trained},
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=ema,
+        bad_step=jnp.where(bad, state.step, state.bad_step),
+        proxy=proxy,
+    )
+    return state, metrics + seen
+
+
+def _prepare(recipe: Recipe, hyperparams: Hyperparams, step: jax.Array, batch: Arrays) -> Arrays:
+    """Returns augmented, resized and normalized images, labels, and dropout seeds."""
+    epoch = step // recipe.steps_per_epoch
+    images = recipe.augment(batch["image"], batch["index"], hyperparams.seed, epoch)
+    if recipe.image_size:
+        images = resize(images, recipe.image_size)
+    images = (images - hyperparams.mean) / hyperparams.divisor
+    seeds = hashing.combine(hyperparams.seed, step, batch["index"])
+    return {"image": images, "label": batch["label"], "seed": seeds}
+
+
+def _gradients(
+    recipe: Recipe, hyperparams: Hyperparams, state: TrainState, batch: Arrays
+) -> tuple[Arrays, tuple[jax.Array, jax.Array, jax.Array | float, Arrays]]:
+    """Returns the mean gradients of the trained parameters over all devices.
+
+    And, for this device's examples: logits, losses, the L2 penalty, and the batch statistics.
+    """
 
     def loss_fn(trained: Arrays):
         logits, batch_stats = recipe.network.apply(
@@ -204,36 +209,28 @@ def train_step(
             penalty = hyperparams.l2 * squares
         return jnp.mean(losses) + penalty, (logits, losses, penalty, batch_stats)
 
-    grads, (logits, losses, penalty, batch_stats) = jax.grad(loss_fn, has_aux=True)(trained)
-    grads = jax.lax.pmean(grads, AXIS)
+    grads, aux = jax.grad(loss_fn, has_aux=True)(recipe.trained(state.params))
+    return jax.lax.pmean(grads, AXIS), aux
+
+
+def _update(
+    recipe: Recipe, hyperparams: Hyperparams, state: TrainState, grads: Arrays
+) -> tuple[Arrays, Any, Arrays]:
+    """Returns the trained parameters, the optimizer's state and the averages after one update."""
     # The zeros are never computed: a frozen path's update is zero whatever its gradient.
     zeros = {path: jnp.zeros_like(state.params[path]) for path in recipe.frozen}
     tx = recipe.make_tx(hyperparams.optimizer)
     updates, opt_state = tx.update({**grads, **zeros}, state.opt_state, state.params)
     trained = {
-        path: value + updates[path] * state.learning_rate_scale for path, value in trained.items()
+        path: value + updates[path] * state.learning_rate_scale
+        for path, value in recipe.trained(state.params).items()
     }
     ema = state.ema
     if recipe.ema_decay:
-        # Short at first, so that the average forgets the initial parameters.
-        decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
-        ema = {path: decay * ema[path] + (1 - decay) * trained[path] for path in trained}
+        ema = update_ema(recipe.ema_decay, state.step, ema, trained)
     if recipe.lookahead.every:
         ema, trained = recipe.lookahead(state.step, recipe.total_steps, ema, trained)
-    superclass_of = recipe.superclass_of
-    seen = measure(logits, batch["label"], 1.0, losses, superclass_of, penalty)
-    seen = jax.lax.psum(seen, AXIS)
-    bad = (state.bad_step < 0) & ~jnp.isfinite(seen.loss + seen.penalty)
-    state = state.replace(
-        step=state.step + 1,
-        params={**state.params, **trained},
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        ema=ema,
-        bad_step=jnp.where(bad, state.step, state.bad_step),
-        proxy=proxy,
-    )
-    return state, metrics + seen
+    return trained, opt_state, ema
 
 
 def train_steps(
@@ -245,14 +242,14 @@ def train_steps(
     count: jax.Array,
     batches: Arrays,
 ) -> tuple[TrainState, Metrics]:
-    """Runs one step for each of the first `count` of `batches`: their arrays' first axis.
+    """Runs one step for each of the first `count` batches.
 
-    The count is an argument of the compiled program, so that one serves every length, a shorter
-    last one included. Where there is room for one batch, it is not in a loop.
+    The count is an argument of the compiled program, so that one program also serves a shorter
+    last dispatch.
 
     Args:
-      resident: the training split on the device, as `data.resident.put` has it, from which the
-        batches take their examples by index; empty where they bring their own.
+      resident: the training split on the device (`data.resident.put`), from which batches take
+        their examples by index; empty if the batches contain them.
     """
 
     def body(n, carry):
@@ -274,13 +271,13 @@ def eval_step(
     metrics: dict[str, Metrics],
     batch: Arrays,
 ) -> dict[str, Metrics]:
-    """Returns `metrics` with this batch added: image, label and mask as `eval_batches` has them.
+    """Returns `metrics` plus those of a batch of `eval_batches`.
 
     Args:
-      views: what the logits are averaged over for "augmented"; its first is the image itself, for
-        "single". With one view there is no "augmented".
+      views: the views whose logits are averaged for "augmented". The first is the image itself,
+        for "single"; a single view gives no "augmented".
       variables: parameters and batch statistics.
-      normalization: what is subtracted from images and what divides them.
+      normalization: mean and divisor of the images.
     """
     mean, divisor = normalization
     images = (batch["image"].astype(jnp.float32) - mean) / divisor

@@ -15,7 +15,7 @@ from benchmarks.peers.peer import read_arrays
 from flaxcifar import data
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.models.crcv import SIZES
-from flaxcifar.optim.optimizers import FROZEN, assign_groups
+from flaxcifar.optim.param_groups import FROZEN, assign_groups
 
 CLASSES = 10
 NARROW = {

@@ -6,7 +6,7 @@ import types
 import jax
 import pytest
 
-from flaxcifar import config, ops
+from flaxcifar import config
 from flaxcifar.cli import aot
 from flaxcifar.devices import parallel
 from flaxcifar.errors import RunError, UserError
@@ -23,9 +23,6 @@ needs_libtpu = pytest.mark.skipif(
 def undone(monkeypatch):
     """What compiling for another platform leaves behind in the process."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    before = ops.chosen()
-    yield
-    ops.use(before)
 
 
 @pytest.fixture

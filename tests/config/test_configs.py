@@ -14,9 +14,15 @@ from flaxcifar import config, data
 from flaxcifar.devices import parallel
 from flaxcifar.training import experiment
 from flaxcifar.training.metrics import Metrics
+from flaxcifar.training.networks import make_network
 from flaxcifar.training.step import create_state, train_steps
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def shapes_of_start(config, dataset, train, normalization, key):
+    network, init = make_network(config, len(dataset.class_names), key)
+    return network, *jax.eval_shape(lambda: init(config.seed))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -27,9 +33,7 @@ def test_a_step_of_every_config_has_the_right_shapes(path, monkeypatch):
     whole = tiny.dataset(classes=100)
     monkeypatch.setattr(data, "load", lambda c: dataclasses.replace(whole, train=split, test=split))
     # Parameters as shapes: nothing is initialised.
-    monkeypatch.setattr(
-        experiment, "start", lambda network, init, seed, *_: jax.eval_shape(lambda: init(seed))
-    )
+    monkeypatch.setattr(experiment, "_start", shapes_of_start)
     checked = config.load(path)
     built = experiment.build(checked)
     index = jax.ShapeDtypeStruct((1, 1, checked.batch_size), jnp.int32)

@@ -16,8 +16,8 @@ from flaxcifar.errors import RunError, UserError
 from flaxcifar.keras_weights import compare, convert
 from flaxcifar.models.crcv import SIZES
 from flaxcifar.training import evaluation
-from flaxcifar.training.experiment import make_network
 from flaxcifar.training.loop import train_and_evaluate
+from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import read_best
 
 # Of Keras on TensorFlow with NumPy 2.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxcifar import ops
 from flaxcifar.devices import parallel
 from flaxcifar.devices.parallel import AXIS
 from flaxcifar.errors import UserError
@@ -165,17 +164,8 @@ def test_freezing_everything_is_evaluation():
     assert all(np.array_equal(after[path], stats[path]) for path in stats)
 
 
-@pytest.fixture
-def xla_convolutions():
-    """Only these can be seen from outside."""
-    before = ops.chosen()
-    ops.use("xla")
-    yield
-    ops.use(before)
-
-
 @pytest.mark.parametrize("name", SMALL)
-def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name, xla_convolutions):
+def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
     network, params, stats = create(SMALL[name], dtype=jnp.bfloat16)
     images, seeds = batch(16)
     text = str(jax.make_jaxpr(lambda p: network.apply(p, stats, images, seeds, train=True))(params))

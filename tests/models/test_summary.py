@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flaxcifar import ops
 from flaxcifar.models import MODELS
 from flaxcifar.models.network import Network
 from flaxcifar.models.summary import layer_rows, model_summary
@@ -85,17 +84,8 @@ def test_totals_equal_the_arrays(name):
     assert totals["total"] == sum(sizes) and totals["frozen"] == 0
 
 
-@pytest.fixture
-def xla_convolutions():
-    """Only these can be seen from outside."""
-    before = ops.chosen()
-    ops.use("xla")
-    yield
-    ops.use(before)
-
-
 @pytest.mark.parametrize("name", SMALL)
-def test_flops_are_those_the_compiler_counts(name, xla_convolutions):
+def test_flops_are_those_the_compiler_counts(name):
     # It leaves out multiplications by the padding, which matter less on large maps, and counts
     # normalisation, activation and pooling, too.
     shape = (128, 128, 3)

@@ -1,4 +1,4 @@
-"""The convolution's paths, and the choice undone after every test."""
+"""Every test with a `path` runs once per convolution backend."""
 
 import pytest
 
@@ -8,15 +8,14 @@ from flaxcifar import ops
 def pytest_generate_tests(metafunc):
     if "path" in metafunc.fixturenames:
         marks = {"onednn": pytest.mark.skipif(bool(ops.missing("onednn")), reason="no onednn")}
-        paths = [pytest.param(path, marks=marks.get(path, ())) for path in ops.PATHS]
+        paths = [pytest.param(path, marks=marks.get(path, ())) for path in ops.BACKENDS]
         metafunc.parametrize("path", paths, indirect=True)
 
 
 @pytest.fixture
 def path(request):
-    before = ops.chosen()
-    yield ops.use(request.param)
-    ops.use(before)
+    with ops.using(ops.resolve(request.param)):
+        yield request.param
 
 
 @pytest.fixture
@@ -24,6 +23,5 @@ def onednn():
     """The library's path, where its packages are installed."""
     if ops.missing("onednn"):
         pytest.skip(ops.missing("onednn"))
-    before = ops.chosen()
-    yield ops.use("onednn")
-    ops.use(before)
+    with ops.using(ops.resolve("onednn")):
+        yield "onednn"

@@ -182,7 +182,6 @@ def test_same_result_every_time(path):
 @functools.cache
 def train(path, steps=6):
     """Returns the losses of a small network on a fixed batch."""
-    ops.use(path)
     x = jax.random.normal(jax.random.key(0), (16, 16, 16, 3))
     labels = jnp.arange(16) % 4
     keys = jax.random.split(jax.random.key(1), 3)
@@ -204,7 +203,8 @@ def train(path, steps=6):
 
         return jax.lax.scan(step, parameters, length=steps)[1]
 
-    return np.asarray(run(parameters))
+    with ops.using(path):
+        return np.asarray(run(parameters))
 
 
 def test_training_curves_agree(path):
@@ -215,40 +215,41 @@ def test_training_curves_agree(path):
 
 def test_unknown_path():
     with pytest.raises(UserError, match="did you mean 'onednn'"):
-        ops.use("onednnn")
+        ops.resolve("onednnn")
 
 
 def test_missing_path_says_how_to_get_it(monkeypatch):
-    before = ops.chosen()
     monkeypatch.setattr(build, "_location", lambda package: None)
     with pytest.raises(UserError, match=r'onednn is missing.*pip install -e "\.\[cpu\]"'):
-        ops.use("onednn")
-    assert ops.chosen() == before
+        ops.resolve("onednn")
     assert ops.available() == ("jax", "xla")
-    assert ops.use("auto") == "jax"
-    monkeypatch.undo()
-    ops.use(before)
+    assert ops.resolve("auto") == "jax"
 
 
 def test_auto_goes_on_without_a_working_compiler(monkeypatch, capsys):
-    before = ops.chosen()
-
     def fail():
-        raise UserError("the convolution path onednn does not compile: no space left")
+        raise UserError("the convolution backend onednn does not compile: no space left")
 
     monkeypatch.setattr(onednn, "load", fail)
     monkeypatch.setattr(build, "missing", lambda: None)
-    assert ops.use("auto") == "jax"
-    assert "no space left; the path jax takes its place" in capsys.readouterr().err
-    monkeypatch.undo()
-    ops.use(before)
+    assert ops.resolve("auto") == "jax"
+    assert "no space left; using the backend jax instead" in capsys.readouterr().err
 
 
 def test_a_gpu_keeps_xlas_convolution(monkeypatch):
-    before = ops.chosen()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert ops.use("auto") == "xla"
+    assert ops.resolve("auto") == "xla"
     with pytest.raises(UserError, match="it is for CPUs, and JAX runs on gpu"):
-        ops.use("jax")
-    monkeypatch.undo()
-    ops.use(before)
+        ops.resolve("jax")
+
+
+def test_the_backend_holds_inside_the_context_only():
+    kernel, x = jnp.ones((3, 3, 4, 4)), jnp.ones((2, 8, 8, 4))
+
+    def traced():
+        return str(jax.make_jaxpr(lambda x: same(x, kernel))(x))
+
+    outside = traced()
+    with ops.using("jax"):
+        inside = traced()
+    assert inside != outside == traced()

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxcifar.optim.muon import newton_schulz, orthogonalizing
+from flaxcifar.optim.muon import newton_schulz, orthogonalize_updates
 
 SHAPES = {"a": (3, 3, 4, 8), "b": (3, 3, 4, 8), "c": (3, 3, 8, 8), "d": (1, 1, 4, 16)}
 
@@ -43,7 +43,7 @@ def reference(params, grads, steps, rate, momentum, normalize, weight_decay):
 @pytest.mark.parametrize(("normalize", "weight_decay"), [(True, 0.0), (False, 0.0), (False, 0.1)])
 def test_updates_equal_those_of_one_kernel_at_a_time_in_float64(normalize, weight_decay):
     params, grads = arrays(), [arrays(seed) for seed in (1, 2, 3)]
-    tx = orthogonalizing(lambda step: 0.2, 0.6, True, 3, "float32", normalize, weight_decay)
+    tx = orthogonalize_updates(lambda step: 0.2, 0.6, True, 3, "float32", normalize, weight_decay)
     state, now = tx.init(params), params
     for gradient in grads:
         updates, state = jax.jit(tx.update)(gradient, state, now)
@@ -57,7 +57,7 @@ def test_bfloat16_is_close_enough():
     params, grads = arrays(), arrays(1)
     updates = {}
     for dtype in ("float32", "bfloat16"):
-        tx = orthogonalizing(lambda step: 1.0, 0.0, False, 3, dtype, False, 0.0)
+        tx = orthogonalize_updates(lambda step: 1.0, 0.0, False, 3, dtype, False, 0.0)
         updates[dtype], _ = tx.update(grads, tx.init(params), params)
     for key in params:
         a, b = updates["float32"][key], updates["bfloat16"][key]
@@ -87,7 +87,7 @@ def test_singular_values_come_near_one(shape):
 
 def test_a_normalised_kernel_keeps_its_norm():
     params = arrays()
-    tx = orthogonalizing(lambda step: 0.0, 0.9, True, 3, "bfloat16", True, 0.0)
+    tx = orthogonalize_updates(lambda step: 0.0, 0.9, True, 3, "bfloat16", True, 0.0)
     updates, _ = tx.update(arrays(1), tx.init(params), params)
     after = optax.apply_updates(params, updates)
     for key, shape in SHAPES.items():
@@ -96,7 +96,7 @@ def test_a_normalised_kernel_keeps_its_norm():
 
 def test_kernels_of_one_shape_share_their_products():
     params = arrays()
-    tx = orthogonalizing(lambda step: 0.1, 0.9, True, 1, "float32", False, 0.0)
+    tx = orthogonalize_updates(lambda step: 0.1, 0.9, True, 1, "float32", False, 0.0)
     program = str(jax.make_jaxpr(tx.update)(params, tx.init(params), params))
     # Three products for each of the three shapes; four kernels one by one would need twelve.
     assert program.count("dot_general") == 9

@@ -5,7 +5,8 @@ import optax
 import pytest
 
 from flaxcifar.errors import UserError
-from flaxcifar.optim.optimizers import FROZEN, OwnOptimizer, assign_groups, make_tx, optimizer_names
+from flaxcifar.optim.optimizers import optimizer_names
+from flaxcifar.optim.param_groups import FROZEN, OwnOptimizer, assign_groups, make_tx
 
 
 def constant(step):

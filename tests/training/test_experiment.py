@@ -44,5 +44,5 @@ def test_a_size_that_the_model_does_not_take_is_one_line(monkeypatch):
     assert build(config).sizes == ((9, 4),)
     config.model = dict(name="crcv")
     config.progressive_sizes = ((50, 4),)
-    with pytest.raises(UserError, match="takes no images of 4 x 4"):
+    with pytest.raises(UserError, match="does not accept images of 4 x 4"):
         build(config)

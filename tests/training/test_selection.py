@@ -9,7 +9,7 @@ import tiny
 from flaxcifar import data
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
-from flaxcifar.training import experiment
+from flaxcifar.training import experiment, networks
 from flaxcifar.training.metrics import Metrics
 from flaxcifar.training.step import create_state, train_steps
 
@@ -58,7 +58,7 @@ def proxy_losses(exp, proxy, index):
 
 def test_the_half_with_the_highest_losses_is_trained_on(monkeypatch):
     monkeypatch.setattr(tiny, "Dropout", lambda rate, salt: lambda x, seeds: x)
-    experiment._make_network.cache_clear()
+    networks._make_network.cache_clear()
     exp = experiment.build(tiny.config(**CHANGES))
     states, found = run(exp, steps=1)
     index = exp.epoch_batches(0)[0]

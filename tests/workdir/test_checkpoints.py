@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxcifar.errors import NonFiniteError, RunError, UserError
-from flaxcifar.optim.optimizers import assign_groups, make_tx
+from flaxcifar.optim.param_groups import assign_groups, make_tx
 from flaxcifar.training.step import TrainState
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 
