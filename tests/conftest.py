@@ -8,8 +8,10 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-# Many tests compile the same program; the workers inherit the directory of the first process.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+# Workers and subprocesses share compiled programs and decoded datasets through the directory of the
+# first process.
+if "FLAXCIFAR_TEST_CACHE" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="flaxcifar-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["FLAXCIFAR_TEST_CACHE"] = _cache.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FLAXCIFAR_TEST_CACHE"] + "/jax"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"

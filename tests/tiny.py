@@ -1,15 +1,22 @@
 """A network and a dataset so small that a whole run takes a second."""
 
+import json
+import os
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from flaxcifar.config import default_config
 from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.source import Source
+from flaxcifar.data.sources import SOURCES
 from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, Dropout
 
 CLASSES = 4
+_OPTIONS = "tiny.json"
 
 
 class Stage(nnx.Module):
@@ -51,7 +58,7 @@ def dataset(train=192, test=50, classes=CLASSES, seed=0):
         return Split(images, labels)
 
     return Dataset(
-        name="tiny",
+        name="squares",
         train=split(train, seed),
         test=split(test, seed + 1),
         class_names=tuple(f"class {n}" for n in range(classes)),
@@ -61,12 +68,35 @@ def dataset(train=192, test=50, classes=CLASSES, seed=0):
     )
 
 
+def write(folder: Path, **options: int) -> str:
+    """Stores the arguments of `dataset` in `folder`; returns the `data.dir` that selects them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _OPTIONS).write_text(json.dumps(options))
+    return str(folder)
+
+
+def _source(directory: str, image_size: int) -> Source:
+    """The data source "squares": `dataset()`, with the options that `write` left in `directory`."""
+    files = (_OPTIONS,) if directory else ()
+
+    def decode(_):
+        options = json.loads(Path(directory, _OPTIONS).read_text()) if directory else {}
+        return dataset(**options)
+
+    return Source("squares", "squares", decode, Path(directory), files)
+
+
+_source.__name__ = "squares"
+SOURCES.register(_source)
+
+
 def config(**changes):
     """A run of 2 epochs of 9 steps of 16 images; `changes` as {"dotted.key": value}."""
     c = default_config()
     c.model = dict(name="tiny")
-    c.data.name = "tiny"
+    c.data.name = "squares"
     c.data.image_size = 8
+    c.data.cache_dir = os.environ["FLAXCIFAR_TEST_CACHE"]
     c.data.validation_percent = 25.0
     c.augment = (dict(name="horizontal_flip"), dict(name="pad_crop", padding=1))
     c.batch_size = 16
