@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the training images."""
+"""Mean and standard deviation of the training images, and normalization by them."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,49 +8,66 @@ import numpy as np
 
 from flaxcifar.errors import UserError
 
-# As in cifar-vgg; it matters only where all pixels are equal.
+# Same value as cifar-vgg. It matters only if all pixels are equal.
 _EPSILON = 1e-7
-_CHUNK = 2**20  # pixels that are counted at a time
+_CHUNK = 2**20  # pixels per histogram update
+
+
+def normalize(images: Any, mean: Any, divisor: Any) -> Any:
+    """Returns (images - mean) / divisor in float32.
+
+    Args:
+      images: NumPy or JAX array [..., C] on the 0..255 scale, of any dtype.
+      mean, divisor: float32 [C] or [1], see `Normalization.arrays`.
+    """
+    return (images.astype(np.float32) - mean) / divisor
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Subtracts `mean` and divides by `std`, on the 0..255 scale: one number or one a channel."""
+    """Statistics on the 0..255 scale: one number per channel, or a single one for all channels."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, images: Any) -> Any:
-        """Returns (images - mean) / (std + 1e-7) for a NumPy or JAX array [..., C], at float32."""
-        mean, divisor = self.arrays()
-        return (images - mean) / divisor
+        """Returns normalized images, float32, for a NumPy or JAX array [..., C]."""
+        return normalize(images, *self.arrays())
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what is subtracted and what divides, float32 [C] or [1]."""
+        """Returns the arguments of `normalize`: mean and std + 1e-7, float32 [C] or [1]."""
         divisor = np.asarray(self.std) + _EPSILON
         return np.asarray(self.mean, np.float32), divisor.astype(np.float32)
 
     def to_json(self) -> dict[str, list[float]]:
-        """Returns a dict that JSON can hold without loss."""
+        """Returns a dict that JSON stores without loss."""
         return {key: list(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, list[float]]) -> "Normalization":
-        """Returns what `to_json` was called on."""
+        """Restores a normalization from the result of `to_json`."""
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]))
 
 
 def statistics(images: np.ndarray, indices: np.ndarray, kind: str) -> Normalization:
-    """Returns the statistics of `images[indices]`, uint8 [N, H, W, C].
+    """Computes the statistics of `images[indices]`.
 
-    kind: "channel" (one mean and deviation a channel), "scalar" (one over everything, as cifar-vgg
-    does) or "unit" (no statistics: divide by 255). The deviation is the population's. The sums run
-    over a histogram of the 256 values, so they are exact and need no copy in floating point.
+    The sums run over a histogram of the 256 pixel values, so they are exact and need no copy in
+    floating point.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      indices: int [M].
+      kind: "channel" (mean and population standard deviation per channel), "scalar" (one of each
+        over all channels, as in cifar-vgg) or "unit" (divide by 255).
+
+    Raises:
+      UserError: for any other kind.
     """
     if kind == "unit":
         return Normalization(mean=(0.0,), std=(255.0,))
     if kind not in ("channel", "scalar"):
-        raise UserError(f"unknown normalization {kind!r} (there are: channel, scalar, unit)")
+        raise UserError(f"data.normalization must be 'channel', 'scalar' or 'unit', got {kind!r}.")
     counts = np.zeros((images.shape[-1], 256), np.int64)
     count = max(1, _CHUNK // math.prod(images.shape[1:3]))
     for start in range(0, len(indices), count):

@@ -20,7 +20,7 @@ import numpy as np
 from flaxcifar import config, console
 from flaxcifar.cli.command import Parser, check_folder, run_command
 from flaxcifar.data.images import resize_images, try_images
-from flaxcifar.data.normalization import Normalization
+from flaxcifar.data.normalization import Normalization, normalize
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.models.network import Network
 from flaxcifar.training.networks import make_network
@@ -125,9 +125,8 @@ def compute_logits(
 
     normalization: what is subtracted from images and what divides them.
     """
-    mean, divisor = normalization
-    normalized = (images.astype(jnp.float32) - mean) / divisor
-    return network.apply(*variables, normalized, None, train=False)[0]
+    images = normalize(images, *normalization)
+    return network.apply(*variables, images, None, train=False)[0]
 
 
 @functools.lru_cache(maxsize=8)

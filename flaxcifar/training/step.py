@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from flaxcifar.data.augment import Augment, resize
+from flaxcifar.data.normalization import normalize
 from flaxcifar.data.resident import gather
 from flaxcifar.devices.parallel import AXIS
 from flaxcifar.models.network import Network
@@ -180,7 +181,7 @@ def _prepare(recipe: Recipe, hyperparams: Hyperparams, step: jax.Array, batch: A
     images = recipe.augment(batch["image"], batch["index"], hyperparams.seed, epoch)
     if recipe.image_size:
         images = resize(images, recipe.image_size)
-    images = (images - hyperparams.mean) / hyperparams.divisor
+    images = normalize(images, hyperparams.mean, hyperparams.divisor)
     seeds = hashing.combine(hyperparams.seed, step, batch["index"])
     return {"image": images, "label": batch["label"], "seed": seeds}
 
@@ -279,8 +280,7 @@ def eval_step(
       variables: parameters and batch statistics.
       normalization: mean and divisor of the images.
     """
-    mean, divisor = normalization
-    images = (batch["image"].astype(jnp.float32) - mean) / divisor
+    images = normalize(batch["image"], *normalization)
     logits = [network.apply(*variables, view, None, train=False)[0] for view in views.of(images)]
     found = {"single": logits[0]}
     if len(logits) > 1:

@@ -39,7 +39,7 @@ def test_only_the_given_images_count(images):
 
 @pytest.mark.parametrize("kind", ["channel", "scalar"])
 @pytest.mark.parametrize("library", [np, jnp])
-def test_normalised_images_have_mean_0_and_deviation_1(images, kind, library):
+def test_normalized_images_have_mean_0_and_deviation_1(images, kind, library):
     normalization = statistics(images, np.arange(5000), kind)
     result = normalization(library.asarray(images, library.float32))
     assert result.dtype == np.float32
@@ -73,5 +73,5 @@ def test_json_keeps_every_bit(images):
 
 
 def test_unknown_kind(images):
-    with pytest.raises(UserError, match="channel, scalar, unit"):
+    with pytest.raises(UserError, match="data.normalization must be .*, got 'batch'"):
         statistics(images, np.arange(3), "batch")
