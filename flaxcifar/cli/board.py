@@ -20,6 +20,7 @@ from pathlib import Path
 from flaxcifar import console
 from flaxcifar.cli.command import Parser, run_command
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.workdir import names
 
 _PORTS = range(6006, 6106)
 
@@ -30,9 +31,11 @@ def find_runs(directories: Sequence[Path]) -> list[Path]:
     for directory in directories:
         if not directory.is_dir():
             raise UserError(f"there is no folder {str(directory)!r}")
-        runs = sorted(path.parent for path in directory.rglob("tensorboard") if path.is_dir())
+        runs = sorted(path.parent for path in directory.rglob(names.TENSORBOARD) if path.is_dir())
         if not runs:
-            raise UserError(f"{directory} holds no run: none of its folders has a tensorboard/")
+            raise UserError(
+                f"{directory} holds no run: none of its folders has a {names.TENSORBOARD}/"
+            )
         found += runs
     return found
 
@@ -40,8 +43,8 @@ def find_runs(directories: Sequence[Path]) -> list[Path]:
 def remarks(runs: Sequence[Path]) -> Iterator[str]:
     """Yields a line for each run that has not ended."""
     for run in runs:
-        if not (run / "summary.json").exists():
-            rows = run / "metrics.jsonl"
+        if not (run / names.SUMMARY).exists():
+            rows = run / names.METRICS
             epochs = len(rows.read_text().splitlines()) if rows.exists() else 0
             yield f"{run} has not ended: {epochs} epochs so far"
 

@@ -23,12 +23,13 @@ from flaxcifar.training.experiment import Experiment, build
 from flaxcifar.training.loop import make_train_fn
 from flaxcifar.training.results import introduce
 from flaxcifar.training.run_state import start
+from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import space
 from flaxcifar.workdir.files import read_json
 from flaxcifar.workdir.resume import check_resumable
 
 _TIMED_SECONDS = 3.0  # of steps of each image size, and of evaluation
-_FILES = "config.json, metrics.jsonl, timing.jsonl, tensorboard/, summary.json"
+_FILES = (names.CONFIG, names.METRICS, names.TIMING, names.TENSORBOARD, names.SUMMARY)
 _PLOT_WIDTH, _PLOT_HEIGHT = 64, 8
 
 
@@ -38,7 +39,7 @@ def dry_run(config: Any, workdir: Path) -> None:
     Trains and evaluates for some seconds to time it, on a state that is then dropped. Raises
     UserError where the run itself would.
     """
-    saved = read_json(workdir / "config.json")
+    saved = read_json(workdir / names.CONFIG)
     check_resumable(saved, config, workdir)
     experiment = build(config)
     introduce(experiment, 0, workdir)
@@ -68,9 +69,9 @@ def dry_run(config: Any, workdir: Path) -> None:
         ("a step", f"{flops / 1e9:,.1f} GFLOPs at the full image size"),
         ("memory", memory()),
         ("dataset", f"{_megabytes(_bytes(experiment))}, {config.data.pipeline}"),
-        ("checkpoints", f"{_megabytes(needed)} at most in {workdir}/checkpoints"),
+        ("checkpoints", f"{_megabytes(needed)} at most in {workdir / names.CHECKPOINTS}"),
         ("disk", f"{_megabytes(_free(workdir))} free"),
-        ("also written", _FILES + ", report.html" * config.report),
+        ("also written", ", ".join((*_FILES, *[names.REPORT] * config.report))),
     ]
     console.show(console.plan_table(rows))
     console.say("dry run: nothing was written")

@@ -25,6 +25,7 @@ import numpy as np
 from flaxcifar import config, console
 from flaxcifar.cli.command import Parser, run_command
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.workdir import names
 
 
 def parser() -> Parser:
@@ -102,7 +103,7 @@ def run_to_the_end(command: Sequence[str]) -> None:
 
 def began(workdir: Path) -> float:
     """Returns when a run last had everything ready for training (time.time), 0.0 before that."""
-    written = workdir / "config.json"
+    written = workdir / names.CONFIG
     return written.stat().st_mtime if written.exists() else 0.0
 
 
@@ -128,7 +129,7 @@ def last_step(workdir: Path) -> str:
     """Returns words on the newest checkpoint of a run."""
     from flaxcifar.workdir.atomic_folders import Store
 
-    numbers = Store(workdir / "checkpoints" / "latest").numbers()
+    numbers = Store(workdir / names.LATEST).numbers()
     return f"the newest checkpoint is of step {numbers[0]}" if numbers else "no checkpoint yet"
 
 
@@ -149,8 +150,10 @@ def contents(workdir: Path) -> dict[str, Any]:
 
     from flaxcifar.workdir.checkpoints import Checkpoints
 
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    found: dict[str, Any] = {f"line {n} of metrics.jsonl": line for n, line in enumerate(lines, 1)}
+    lines = (workdir / names.METRICS).read_text().splitlines()
+    found: dict[str, Any] = {
+        f"line {n} of {names.METRICS}": line for n, line in enumerate(lines, 1)
+    }
     with Checkpoints(workdir) as checkpoints:
         kept = {"": checkpoints.restore_latest(None), "best ": checkpoints.restore_best()}
     whole = hashlib.sha256()
@@ -162,7 +165,7 @@ def contents(workdir: Path) -> dict[str, Any]:
             found[name] = value
             whole.update(f"{name} {value}".encode())
         found |= {f"{kind}record.{key}": value for key, value in record.items() if key != "clock"}
-    summary = json.loads((workdir / "summary.json").read_text())
+    summary = json.loads((workdir / names.SUMMARY).read_text())
     found |= {f"summary.{key}": value for key, value in summary.items() if key != "timing"}
     return found | {"state": whole.hexdigest()}
 

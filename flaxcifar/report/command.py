@@ -17,6 +17,7 @@ from flaxcifar.report import tensorboard
 from flaxcifar.report.comparison import of_comparison
 from flaxcifar.report.one_run import of_run
 from flaxcifar.report.run_files import read_run, with_names
+from flaxcifar.workdir import names
 from flaxcifar.workdir.files import write_text
 
 
@@ -25,7 +26,7 @@ def write_report(workdir: Path, output: Path | None = None) -> Path:
 
     Raises UserError where `workdir` is no run's, has no checkpoint, or its dataset is not there.
     """
-    output = output or workdir / "report.html"
+    output = output or workdir / names.REPORT
     run = read_run(workdir)
     write_text(output, of_run(run, read_details(workdir, run.under_way)))
     return output
@@ -35,7 +36,7 @@ def conclude_report(workdir: Path) -> Path:
     """Writes the pictures and results of a run that has ended to TensorBoard, then its report."""
     run, details = read_run(workdir), read_details(workdir)
     tensorboard.write(run, details)
-    output = workdir / "report.html"
+    output = workdir / names.REPORT
     write_text(output, of_run(run, details))
     return output
 
@@ -52,7 +53,7 @@ def parser() -> Parser:
     runs = result.add_mutually_exclusive_group(required=True)
     runs.add_argument("--workdir", type=Path, metavar="DIR", help="the directory of a run")
     runs.add_argument("--compare", type=Path, nargs="+", metavar="DIR", help="several of them")
-    words = "default: report.html in the workdir; comparison.html here"
+    words = f"default: {names.REPORT} in the workdir; comparison.html here"
     result.add_argument("--output", type=Path, metavar="FILE", help=words)
     return result
 

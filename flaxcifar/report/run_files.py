@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxcifar.config import default_config, to_json
 from flaxcifar.config.changes import config_changes
+from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import read_best
 from flaxcifar.workdir.files import read_json, read_rows
 
@@ -38,7 +39,7 @@ class RunFiles:
     @property
     def under_way(self) -> bool:
         """Whether the run has begun and not ended; weights from elsewhere are no run."""
-        return self.summary is None and (self.workdir / "config.json").exists()
+        return self.summary is None and (self.workdir / names.CONFIG).exists()
 
     def seconds(self) -> float | None:
         """Returns the wall time so far, None where it is not known."""
@@ -47,24 +48,24 @@ class RunFiles:
 
 def read_run(workdir: Path) -> RunFiles:
     """Returns what the files of `workdir` say; raises UserError where it is no run's."""
-    config = read_json(workdir / "config.json")
+    config = read_json(workdir / names.CONFIG)
     if config is None:
         config = read_best(workdir)[1]["config"]  # or says what is wrong with the workdir
     return RunFiles(
         name=workdir.resolve().name,
         workdir=workdir,
         config=config,
-        history=read_rows(workdir / "metrics.jsonl"),
-        timing=read_rows(workdir / "timing.jsonl"),
-        summary=read_json(workdir / "summary.json"),
+        history=read_rows(workdir / names.METRICS),
+        timing=read_rows(workdir / names.TIMING),
+        summary=read_json(workdir / names.SUMMARY),
     )
 
 
 def with_names(runs: Iterable[RunFiles]) -> list[RunFiles]:
     """Returns the runs, named by their whole path where two would be called the same."""
     runs = list(runs)
-    names = [run.name for run in runs]
+    given = [run.name for run in runs]
     return [
-        dataclasses.replace(run, name=str(run.workdir)) if names.count(run.name) > 1 else run
+        dataclasses.replace(run, name=str(run.workdir)) if given.count(run.name) > 1 else run
         for run in runs
     ]

@@ -26,6 +26,7 @@ from flaxcifar.errors import Interrupted, RunError, UserError
 from flaxcifar.training.experiment import build
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.training.signals import postponed
+from flaxcifar.workdir import names
 from flaxcifar.workdir.files import prepare, read_json, write_json, write_text
 
 
@@ -101,14 +102,14 @@ def run_all(runs: Sequence[Run], workdir: Path, **options: Any) -> None:
     rows = summarize(runs, workdir, failures)
     best = choose(rows, runs[0].config)
     swept = any(run.values for run in runs)
-    write_json(workdir / "sweep.json", {"settings": rows, "best": best and best["setting"]})
+    write_json(workdir / names.SWEEP, {"settings": rows, "best": best and best["setting"]})
     console.show(console.sweep_table(rows, best if swept else None))
-    plot(rows, workdir / "sweep.png")
-    console.say(f"summary: {workdir / 'sweep.json'}; plot: {workdir / 'sweep.png'}")
+    plot(rows, workdir / names.SWEEP_PLOT)
+    console.say(f"summary: {workdir / names.SWEEP}; plot: {workdir / names.SWEEP_PLOT}")
     if swept and best:
         config = next(run.config for run in runs if run.setting == best["setting"])
-        write_text(workdir / "best.py", as_file(config, best["setting"]))
-        console.say(f"best config: {workdir / 'best.py'}")
+        write_text(workdir / names.SWEEP_BEST, as_file(config, best["setting"]))
+        console.say(f"best config: {workdir / names.SWEEP_BEST}")
     if any(failures):
         raise RunError(f"{sum(map(bool, failures))} of {len(runs)} runs failed")
 
@@ -159,7 +160,7 @@ def summarize(
         zip(runs, failures, strict=True), key=lambda member: member[0].setting
     ):
         members = list(members)
-        found = [read_json(workdir / run.name / "summary.json") for run, bad in members if not bad]
+        found = [read_json(workdir / run.name / names.SUMMARY) for run, bad in members if not bad]
         row: dict[str, Any] = {
             "setting": setting,
             "values": dict(members[0][0].values),

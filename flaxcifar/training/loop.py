@@ -28,6 +28,7 @@ from flaxcifar.training.run_state import Run, finite, resume_or_start
 from flaxcifar.training.save_schedule import Timetable
 from flaxcifar.training.signals import Interruption, postponed
 from flaxcifar.training.step import Recipe, TrainState, train_steps
+from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, space
 from flaxcifar.workdir.files import Logbook, check_space, locked, prepare, read_json, write_json
 from flaxcifar.workdir.resume import check_resumable
@@ -61,7 +62,7 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(processes.own_workdir(Path(workdir)))
         with processes.together() as facts:
-            saved = read_json(workdir / "config.json")
+            saved = read_json(workdir / names.CONFIG)
             changes = check_resumable(saved, config, workdir, allow_change)
             experiment = build(config)
             facts["config"] = json.dumps(to_json(config))
@@ -76,7 +77,7 @@ def train_and_evaluate(
             return run.state
         with processes.together():
             check_space(workdir, space(run.state))
-        write_json(workdir / "config.json", to_json(config))
+        write_json(workdir / names.CONFIG, to_json(config))
         introduce(experiment, run.step, workdir)
         for change in changes.values():
             console.say(f"changed: {change}")

@@ -18,6 +18,7 @@ from flaxcifar.training.evaluation import Evaluate
 from flaxcifar.training.experiment import Experiment
 from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState
+from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints
 from flaxcifar.workdir.files import read_json, write_json
 
@@ -56,7 +57,7 @@ def introduce(experiment: Experiment, step: int, workdir: Path) -> None:
 
 def is_finished(workdir: Path, config: Any) -> bool:
     """Whether this very run has ended before; says so if it has."""
-    summary = read_json(workdir / "summary.json")
+    summary = read_json(workdir / names.SUMMARY)
     if (
         summary is None
         or {"total_epochs", "total_steps"} & config_changes(summary["config"], config).keys()
@@ -64,7 +65,7 @@ def is_finished(workdir: Path, config: Any) -> bool:
         return False
     console.say(f"{workdir} holds this run, finished ({summary['stop_reason']}): nothing to do")
     show_results(summary)
-    if config.report and not (workdir / "report.html").exists():
+    if config.report and not (workdir / names.REPORT).exists():
         _report(workdir)  # it was killed over it
     return True
 
@@ -128,10 +129,10 @@ def conclude(
         },
     }
     # That of a shorter run, if any; it is written last, so one that is there is whole.
-    (workdir / "report.html").unlink(missing_ok=True)
-    write_json(workdir / "summary.json", summary)
+    (workdir / names.REPORT).unlink(missing_ok=True)
+    write_json(workdir / names.SUMMARY, summary)
     show_results(summary)
-    console.say(f"summary: {workdir / 'summary.json'}; checkpoints: {workdir / 'checkpoints'}")
+    console.say(f"summary: {workdir / names.SUMMARY}; checkpoints: {workdir / names.CHECKPOINTS}")
     if config.report and processes.is_first():
         _report(workdir)
     console.say(f"evaluate it again: python -m flaxcifar evaluate --workdir {workdir}")

@@ -15,6 +15,7 @@ from flaxcifar.training.experiment import Experiment
 from flaxcifar.training.metrics import Metrics, compute
 from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState, create_state
+from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, Record
 from flaxcifar.workdir.files import write_json
 
@@ -100,7 +101,7 @@ def finite(
     step = int(state.bad_step)
     epoch, position = divmod(step, experiment.recipe.steps_per_epoch)
     examples = experiment.epoch_batches(epoch)[position].tolist()
-    path = workdir / "nonfinite.json"
+    path = workdir / names.NONFINITE
     write_json(path, {"step": step, "epoch": epoch + 1, "examples": examples})
     raise NonFiniteError(
         f"the loss of step {step}, in epoch {epoch + 1}, is not finite; its training examples are "

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from flaxcifar import console
 from flaxcifar.errors import NonFiniteError, RunError, UserError
-from flaxcifar.workdir import migration
+from flaxcifar.workdir import migration, names
 from flaxcifar.workdir.atomic_folders import Store
 from flaxcifar.workdir.packing import PART, Layout, pack, unpack
 
@@ -53,8 +53,8 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike):
         # Orbax tells of every file at level INFO; its warnings stay.
         absl.logging.set_verbosity(absl.logging.WARNING)
-        root = Path(workdir).absolute() / "checkpoints"
-        self._latest, self._best = Store(root / "latest"), Store(root / "best")
+        root = Path(workdir).absolute()
+        self._latest, self._best = Store(root / names.LATEST), Store(root / names.BEST)
         # One process reads and writes: orbax should not wait for others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
@@ -293,7 +293,7 @@ def read_best(workdir: str | os.PathLike) -> tuple[dict[str, Any], Record]:
 
     Raises UserError where `workdir` is no run's or has no such checkpoint yet.
     """
-    if not any((Path(workdir) / name).exists() for name in ("checkpoints", "config.json")):
+    if not any((Path(workdir) / name).exists() for name in (names.CHECKPOINTS, names.CONFIG)):
         raise UserError(f"{workdir} is no workdir of a run: it has no checkpoints")
     with Checkpoints(workdir) as checkpoints:
         found = checkpoints.restore_best()

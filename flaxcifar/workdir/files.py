@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flaxcifar.errors import UserError
+from flaxcifar.workdir import names
 from flaxcifar.workdir.tensorboard import Events
 
 try:
@@ -52,7 +53,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
     Raises UserError where another run is in it.
     """
-    with (workdir / ".lock").open("a+") as file:
+    with (workdir / names.LOCK).open("a+") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,12 +117,12 @@ class Logbook:
 
     def __init__(self, workdir: Path, history: Sequence[dict[str, Any]]):
         """Continues after `history`, the rows so far; what an interrupted run wrote later goes."""
-        self._metrics, self._timing = workdir / "metrics.jsonl", workdir / "timing.jsonl"
+        self._metrics, self._timing = workdir / names.METRICS, workdir / names.TIMING
         found = {row["step"]: row for row in read_rows(self._timing)}
         timing = [found[row["step"]] for row in history if row["step"] in found]
         for path, rows in ((self._metrics, history), (self._timing, timing)):
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._events = Events(workdir / "tensorboard")
+        self._events = Events(workdir / names.TENSORBOARD)
         for row in history:
             self._show(row, found.get(row["step"], {}))
         self._events.flush()

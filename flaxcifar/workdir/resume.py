@@ -8,6 +8,7 @@ from flaxcifar.config import to_json
 from flaxcifar.config.changes import config_changes, flatten
 from flaxcifar.config.knobs import KNOBS
 from flaxcifar.errors import UserError, suggestion
+from flaxcifar.workdir import names
 
 
 def check_resumable(
@@ -18,8 +19,8 @@ def check_resumable(
     Raises UserError where a key differs that is neither in `allowed` nor one that may change. What
     is allowed need not differ: the same command resumes a run that it has changed.
     """
-    kinds = [kind for kind in ("best", "latest") if (workdir / "checkpoints" / kind).is_dir()]
-    if saved is None and kinds == ["best"]:
+    only_weights = (workdir / names.BEST).is_dir() and not (workdir / names.LATEST).is_dir()
+    if saved is None and only_weights:
         raise UserError(
             f"{workdir} holds weights and no run: start from them with "
             f"--config.init_from={workdir} and another --workdir; nothing was changed"
