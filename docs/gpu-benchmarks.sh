@@ -13,7 +13,7 @@ data=(--dataset "$1" --data-dir "$2")
 python=${3:-python}
 cd "$(dirname "$0")/.."
 
-"$python" -m flaxcifar.cli.doctor
+"$python" -m flaxcifar doctor
 "$python" -m benchmarks.throughput --models vgg16,resnet --precision bfloat16,float32 --batch 512 \
   --frameworks flaxcifar,flaxcifar-scan,torch,torch-compile "${data[@]}"
 "$python" -m benchmarks.throughput --models speednet --precision bfloat16 --batch 2000 \

@@ -9,7 +9,7 @@ def run(code):
 
 
 def test_the_package_and_its_commands_import_without_tensorflow():
-    modules = "flaxcifar.main, flaxcifar.training.loop, flaxcifar.training.evaluation"
+    modules = "flaxcifar.main, flaxcifar.training.loop, flaxcifar.cli.evaluate"
     heavy = {"tensorflow", "tensorflow_datasets", "matplotlib"}
     run(f"import {modules}; assert not {heavy} & set(sys.modules)")
 

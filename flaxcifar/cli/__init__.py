@@ -1,1 +1,1 @@
-"""The commands: one module each."""
+"""The commands of `flaxcifar COMMAND`, one module each with a `parser()` and a `main(argv)`."""

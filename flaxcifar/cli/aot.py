@@ -1,6 +1,6 @@
 """Compiles training for a TPU that is not there.
 
-    python -m flaxcifar aot --config configs/vgg.py --topology v5e:4x4
+    flaxcifar aot --config configs/vgg.py --topology v5e:4x4
 
 The steps are those that training runs; their memory, operations, communication
 and time are what the compiler says of them, and estimates. Needs
@@ -20,7 +20,7 @@ from jax.experimental import topologies
 
 from flaxcifar import config as configs
 from flaxcifar import console
-from flaxcifar.cli.command import Parser, check_folder, run_command
+from flaxcifar.cli.command import Parser, check_folder
 from flaxcifar.data.dataset import Dataset
 from flaxcifar.devices import parallel
 from flaxcifar.errors import RunError, UserError
@@ -229,7 +229,3 @@ def main(argv: list[str]) -> None:
     if flags.output:
         write_json(flags.output, figures)
         console.say(f"figures: {flags.output}")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,7 +1,7 @@
 """Shows runs in TensorBoard, on a free port.
 
-    python -m flaxcifar board                       every run under runs/
-    python -m flaxcifar board runs/first runs/second
+    flaxcifar board                       every run under runs/
+    flaxcifar board runs/first runs/second
 
 Runs that have not ended are named. Notes of TensorBoards that are no longer
 there, which notebooks mistake for running ones, are removed.
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flaxcifar import console
-from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.cli.command import Parser
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.workdir import names
 
@@ -132,7 +132,3 @@ def main(argv: list[str]) -> None:
     if process.returncode:
         last = errors.decode(errors="replace").strip().splitlines()[-1:]
         raise RunError(f"TensorBoard ended: {''.join(last)}")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,23 +1,46 @@
-"""What every command has in common: its help, and what it does with mistakes."""
+"""The list of commands, and their common handling of flags and errors."""
 
 import argparse
 import functools
+import importlib
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from flaxcifar.errors import RunError, UserError
 
+# The module of a command is flaxcifar.cli.<name>.
+COMMANDS = {
+    "train": "train a config, or resume an interrupted run",
+    "evaluate": "evaluate the best checkpoint of a run",
+    "predict": "classify image files",
+    "report": "write the HTML report of a run, or compare runs",
+    "board": "show runs in TensorBoard",
+    "export": "export a model to safetensors, StableHLO or ONNX",
+    "keras_weights": "convert weights from and to Keras files",
+    "doctor": "check that this machine can train",
+    "verify_resume": "check that killed runs resume exactly",
+    "aot": "compile training for a TPU slice without having one",
+    "completion": "print a shell completion script",
+}
+
 
 class Parser(argparse.ArgumentParser):
-    """Of the flags of `python -m flaxcifar.<name>`; help is to fit a screen of 24 x 80."""
+    """Parses the flags of one command. The help must fit a screen of 24 x 80."""
 
     def __init__(self, name: str, description: str, usage: str):
-        """`description` is printed as it is; `usage` are the flags that matter most."""
+        """Creates a parser without flags.
+
+        Args:
+          name: the command.
+          description: printed verbatim.
+          usage: the most important flags.
+        """
         super().__init__(
-            prog=f"python -m flaxcifar.{name}",
+            prog=f"flaxcifar {name}",
             usage=f"%(prog)s {usage}",
             description=description,
             formatter_class=functools.partial(
@@ -27,28 +50,34 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raises UserError: a mistake is one line here, too."""
+        """Raises UserError instead of printing the usage and exiting."""
         raise UserError(f"{message} (--help lists the flags)")
 
 
+def load_command(name: str) -> ModuleType:
+    """Imports and returns the module of a command; it has `parser()` and `main(argv)`."""
+    return importlib.import_module(f"flaxcifar.cli.{name}")
+
+
 def check_folder(flag: str, path: Path | None) -> None:
-    """Raises UserError where a file is to be written into a folder that is not there."""
+    """Raises UserError if the folder that the file `path` would be written to does not exist."""
     if path and not path.absolute().parent.is_dir():
         raise UserError(f"{flag}: there is no folder {path.absolute().parent}")
 
 
-def run_command(command: Callable[[list[str]], None]) -> None:
-    """Calls `command` with the arguments; exits with 2 for bad input, 1 for a failed run.
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Calls `main` with the arguments of the process; prints errors in one line and exits.
 
-    A signal's exit code is 128 + its number. Files that cannot be read or written fail a run.
+    The exit code is 2 for bad input, 1 for a failed run and for files that cannot be read or
+    written, and 128 + the signal's number after a signal.
     """
     try:
-        command(sys.argv[1:])
+        main(sys.argv[1:])
     except (UserError, RunError) as error:
         sys.exit(_complain(error, error.exit_code))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted", 128 + signal.SIGINT))
-    except OSError as error:  # a full disk, a directory that is gone
+    except OSError as error:  # a full disk or a missing directory, for example
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_complain(f"{where}{error.strerror or error}", 1))
 

@@ -8,12 +8,10 @@ A new shell has it.
 """
 
 import argparse
-import importlib
 
 import shtab
 
-from flaxcifar.__main__ import COMMANDS
-from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.cli.command import COMMANDS, Parser, load_command
 from flaxcifar.config import default_config, to_json
 from flaxcifar.config.changes import flatten
 
@@ -25,8 +23,8 @@ def all_commands() -> argparse.ArgumentParser:
     """Returns a parser of `flaxcifar COMMAND ...` with the flags of every command."""
     whole = argparse.ArgumentParser(prog="flaxcifar")
     commands = whole.add_subparsers(metavar="COMMAND")
-    for name, (module, words) in COMMANDS.items():
-        flags = importlib.import_module(f"flaxcifar.{module}").parser()
+    for name, words in COMMANDS.items():
+        flags = load_command(name).parser()
         takes_keys = False
         for action in flags._actions:  # argparse has no other way to list them
             if action.metavar in KINDS:
@@ -54,7 +52,3 @@ def parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Prints a script."""
     print(script(parser().parse_args(argv).shell))
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,6 +1,6 @@
 """Looks at what a run needs on this machine, and says how to mend what is amiss.
 
-    python -m flaxcifar doctor --config configs/vgg.py
+    flaxcifar doctor --config configs/vgg.py
 
 With a config its dataset is looked for, too. The exit code is 1 where training
 would fail.
@@ -20,7 +20,7 @@ import jax
 
 from flaxcifar import config as configs
 from flaxcifar import console, data, ops
-from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.cli.command import Parser
 from flaxcifar.data.tensorflow import import_tensorflow
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.training.results import commit
@@ -211,7 +211,3 @@ def main(argv: list[str]) -> None:
     if errors:
         raise RunError(f"{errors} of these would make training fail")
     console.say("training should work here")
-
-
-if __name__ == "__main__":
-    run_command(main)

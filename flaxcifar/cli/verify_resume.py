@@ -1,6 +1,6 @@
 """Shows that a run resumes exactly: trains it straight, and again, killing it.
 
-    python -m flaxcifar verify_resume --config configs/quickstart.py --kills 10
+    flaxcifar verify_resume --config configs/quickstart.py --kills 10
 
 The second run is killed (SIGKILL) at random moments and started again until it
 ends. Then both must have the same parameters, statistics, optimizer state,
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from flaxcifar import config, console
-from flaxcifar.cli.command import Parser, run_command
+from flaxcifar.cli.command import Parser
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.workdir import names
 
@@ -168,7 +168,3 @@ def contents(workdir: Path) -> dict[str, Any]:
     summary = json.loads((workdir / names.SUMMARY).read_text())
     found |= {f"summary.{key}": value for key, value in summary.items() if key != "timing"}
     return found | {"state": whole.hexdigest()}
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,17 +1,8 @@
-"""Exports a trained model for use without flaxcifar.
-
-    python -m flaxcifar export --workdir runs/first --format stablehlo onnx
-
-Into DIR/export, or --output: model.safetensors has the weights;
-model.stablehlo, for jax.export.deserialize, and model.onnx take images uint8
-[N, H, W, 3], of any N, to float32 logits, preprocessing included. Each is
-checked against the model itself.
-"""
+"""Exports a trained model to safetensors, StableHLO and ONNX, checked against the model itself."""
 
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -24,9 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcifar import console
-from flaxcifar.cli.command import Parser, run_command
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import RunError
 from flaxcifar.inference.predict import Predictor, compute_logits
 
 # A function of images that gives logits.
@@ -165,41 +154,3 @@ def export(
     finally:
         temporary.unlink(missing_ok=True)
     return worst
-
-
-def parser() -> Parser:
-    """Returns the flags."""
-    result = Parser("export", __doc__, "--workdir DIR [FLAGS]")
-    add = result.add_argument
-    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
-    formats = {"nargs": "+", "choices": FORMATS, "default": list(FORMATS), "metavar": "FORMAT"}
-    add("--format", **formats, help=f"of {', '.join(FORMATS)}; default: all")
-    add("--output", type=Path, metavar="DIR", help="default: export in the workdir")
-    return result
-
-
-def main(argv: list[str]) -> None:
-    """Writes the files and says how they compare."""
-    flags = parser().parse_args(argv)
-    for name in flags.format:
-        for package in FORMATS[name][1]:
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f"--format {name} needs {package}: pip install -e '.[export]'")
-    predictor = Predictor.from_workdir(flags.workdir)
-    folder = flags.output or Path(flags.workdir) / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {folder} cannot be made ({error.strerror})") from error
-    checks = make_checks(predictor)
-    for name in flags.format:
-        path = folder / f"model.{name}"
-        with console.working(f"exporting to {name}"):
-            worst = export(predictor, name, path, checks)
-        console.say(
-            f"{path} ({path.stat().st_size / 1e6:.1f} MB): logits within {worst:.1e} of the model's"
-        )
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,14 +1,7 @@
-"""Classifies images of any format and size that Pillow reads.
+"""Predicts classes with a trained model and its preprocessing."""
 
-    python -m flaxcifar predict --workdir runs/first cat.png photos/ --top 3
-
-Images that cannot be read are named, and the rest go on.
-"""
-
-import csv
 import functools
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,19 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar import config, console
-from flaxcifar.cli.command import Parser, check_folder, run_command
 from flaxcifar.data.images import resize_images, try_images
 from flaxcifar.data.normalization import Normalization, normalize
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import UserError
 from flaxcifar.models.network import Network
 from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import read_best
-
-_SHOWN = 20  # predictions on the screen where there is a file for all of them
-_DRAWN = 64
-
-# {"image": path, "predictions": [{"class": name, "probability": p}, ...]}
-Prediction = dict[str, Any]
 
 
 class Predictor:
@@ -133,111 +119,3 @@ def compute_logits(
 def _compiled(network: Network) -> Callable[..., jax.Array]:
     """Cached, so that several runs of one model compile their predictions once."""
     return jax.jit(lambda *args: jax.nn.softmax(compute_logits(network, *args)))
-
-
-def find(names: Iterable[str]) -> list[Path]:
-    """Returns the files that are named and those in folders that are, hidden ones left out.
-
-    Raises UserError for a name that does not exist.
-    """
-    found: list[Path] = []
-    for path in map(Path, names):
-        if not path.exists():
-            raise UserError(f"there is no image or folder {str(path)!r}")
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
-    if not found:
-        raise UserError("the folders have no files in them")
-    return found
-
-
-def best_classes(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
-    """Returns the `top` most likely classes of one image, the likeliest first."""
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return [{"class": names[n], "probability": float(probabilities[n])} for n in order]
-
-
-def write(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes all predictions as JSON or, a row each, as CSV, by the name's ending."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix == ".json":
-            json.dump(list(predictions), file, indent=1)
-            return
-        table = csv.writer(file)
-        count = len(predictions[0]["predictions"]) if predictions else 0
-        heading = (f"{kind}_{n}" for n in range(1, count + 1) for kind in ("class", "probability"))
-        table.writerow(["image", *heading])
-        for row in predictions:
-            cells = (value for found in row["predictions"] for value in found.values())
-            table.writerow([row["image"], *cells])
-
-
-def draw(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Draws the first images, as they are, with their likeliest class."""
-    from matplotlib.figure import Figure
-    from PIL import Image, ImageOps
-
-    shown = predictions[:_DRAWN]
-    columns = min(8, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.8 * columns, 2.1 * rows), layout="constrained")
-    axes = np.ravel(figure.subplots(rows, columns))
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, row in zip(axes, shown, strict=False):
-        with Image.open(row["image"]) as image:
-            axis.imshow(ImageOps.exif_transpose(image).convert("RGB"))
-        best = row["predictions"][0]
-        axis.set_title(f"{best['class']}\n{console.percent(best['probability'])}", fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
-def parser() -> Parser:
-    """Returns the flags."""
-    result = Parser("predict", __doc__, "--workdir DIR IMAGE_OR_FOLDER... [FLAGS]")
-    add = result.add_argument
-    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders with all that is in them")
-    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
-    add("--top", type=int, default=5, metavar="N", help="classes of each image; default 5")
-    add("--output", type=Path, metavar="FILE", help="all predictions, as .csv or .json")
-    add("--draw", type=Path, metavar="FILE", help="a picture of the first images with their class")
-    return result
-
-
-def main(argv: list[str]) -> None:
-    """Prints, and writes where asked, the predictions."""
-    flags = parser().parse_args(argv)
-    if flags.top < 1:
-        raise UserError(f"--top is {flags.top}; it must be at least 1")
-    if flags.output and flags.output.suffix not in (".csv", ".json"):
-        raise UserError(f"--output {flags.output} must end in .csv or .json")
-    if flags.draw and flags.draw.suffix not in (".png", ".jpg"):
-        raise UserError(f"--draw {flags.draw} must end in .png or .jpg")
-    check_folder("--output", flags.output)
-    check_folder("--draw", flags.draw)
-    paths = find(flags.images)
-    predictor = Predictor.from_workdir(flags.workdir)
-    predictions: list[Prediction] = []
-    unread = 0
-    for path, found in predictor.files(paths):
-        if isinstance(found, UserError):
-            console.say(str(found))
-            unread += 1
-            continue
-        best = best_classes(found, predictor.class_names, flags.top)
-        predictions.append({"image": str(path), "predictions": best})
-        if len(predictions) <= _SHOWN or not flags.output:
-            words = (f"{p['class']} {console.percent(p['probability'])}" for p in best)
-            console.say(f"{path}: {', '.join(words)}")
-    if flags.output:
-        write(flags.output, predictions)
-        console.say(f"{len(predictions):,} predictions: {flags.output}")
-    if flags.draw and predictions:
-        draw(flags.draw, predictions)
-        console.say(f"picture: {flags.draw}")
-    if unread:
-        raise RunError(f"{unread} of {len(paths)} images could not be read; the rest are done")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,16 +1,6 @@
-"""Reads networks from Keras files, and writes them for Keras.
-
-    python -m flaxcifar keras_weights read cifar100vgg.h5 \\
-        --workdir runs/vgg --config configs/vgg.py
-    python -m flaxcifar keras_weights write vgg.weights.h5 --workdir runs/first
-
-read makes a workdir of a Keras file, which evaluate, predict and init_from take
-like that of a run. write makes a Keras file, whose network returns logits, of
-the best checkpoint of a run. Keras, if installed, has to give equal logits.
-"""
+"""Reads networks from Keras files, and writes them for Keras."""
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from flaxcifar import config, console, data
-from flaxcifar.cli.command import Parser, run_command
 from flaxcifar.config import to_json
 from flaxcifar.data.normalization import Normalization, statistics
 from flaxcifar.errors import RunError, UserError
@@ -189,72 +178,3 @@ def _context(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    """Returns one number, or one for each channel; raises ValueError for anything else."""
-    numbers = tuple(map(float, text.split(",")))
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise ValueError(text)
-    return numbers
-
-
-def _normalization(mean: str | None, std: str | None) -> Normalization | None:
-    if mean is None and std is None:
-        return None
-    try:
-        normalization = Normalization(_numbers(mean or ""), _numbers(std or ""))
-    except ValueError:
-        normalization = None
-    if normalization is None or min(normalization.std) <= 0:
-        raise UserError(
-            f"--mean {mean} --std {std}: both must be given, as a number or as three with commas "
-            "between them, on the 0 to 255 scale; a standard deviation is above 0"
-        )
-    return normalization
-
-
-def _names(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --class_names {path} ({error})") from None
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def parser() -> Parser:
-    """Returns the flags; what it leaves are values of config keys."""
-    result = Parser("keras_weights", __doc__, "read|write FILE --workdir DIR [FLAGS]")
-    add = result.add_argument
-    add("direction", choices=("read", "write"))
-    add("file", type=Path, metavar="FILE", help=".weights.h5, .keras or .h5")
-    add("--workdir", required=True, metavar="DIR", help="read: a new one; write: that of a run")
-    words = "read: its model and data; --config.KEY=VALUE, too"
-    add("--config", metavar="FILE", help=words)
-    add("--mean", help="read: subtracted from pixels; default: the data's")
-    add("--std", help="read: divides them; one number or three: 1,2,3")
-    add("--class_names", type=Path, metavar="FILE", help="read: a name a line")
-    return result
-
-
-def main(argv: list[str]) -> None:
-    """Reads or writes a Keras file."""
-    flags, overrides = parser().parse_known_args(argv)
-    if flags.direction == "read":
-        if flags.config is None:
-            raise UserError("read needs --config: a config whose model is that of the file")
-        settings = config.load(flags.config, overrides)
-        given = _normalization(flags.mean, flags.std), _names(flags.class_names)
-        read(flags.file, Path(flags.workdir), settings, *given)
-        return
-    unused = ("config", "mean", "std", "class_names")
-    extra = [f"--{name}" for name in unused if getattr(flags, name) is not None] + overrides
-    if extra:
-        raise UserError(f"write takes no {extra[0]}: all of that is in the workdir")
-    write(flags.file, flags.workdir)
-
-
-if __name__ == "__main__":
-    run_command(main)

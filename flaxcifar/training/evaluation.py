@@ -1,9 +1,4 @@
-"""Evaluates the best checkpoint of a run.
-
-    python -m flaxcifar evaluate --workdir runs/first --split validation
-
-Every example counts once, on any number of devices.
-"""
+"""Evaluation of parameters on a split; each example counts once on any number of devices."""
 
 import functools
 import os
@@ -14,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar import config, console, data
-from flaxcifar.cli.command import Parser, run_command
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.evaluation import eval_batches
 from flaxcifar.data.normalization import Normalization
@@ -25,7 +19,7 @@ from flaxcifar.models.network import Network
 from flaxcifar.training.metrics import Metrics, compute
 from flaxcifar.training.networks import make_network
 from flaxcifar.training.step import Arrays, eval_step
-from flaxcifar.training.test_time import WEIGHTS, Views
+from flaxcifar.training.test_time import Views
 from flaxcifar.workdir.checkpoints import Record, read_best
 
 # (params, batch_stats, split, indices, views) -> metrics: "single" and, where there are several
@@ -123,25 +117,3 @@ def _part(dataset: Dataset, settings: Any, split: str) -> tuple[Split, np.ndarra
     if not len(chosen):
         raise UserError("the run held out no validation split")
     return dataset.train, chosen
-
-
-def parser() -> Parser:
-    """Returns the flags."""
-    result = Parser("evaluate", __doc__, "--workdir DIR [FLAGS]")
-    add = result.add_argument
-    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
-    add("--split", default="test", choices=("train", "validation", "test"), help="default: test")
-    add("--views", choices=tuple(WEIGHTS), help="default: as the run's config says")
-    return result
-
-
-def main(argv: list[str]) -> None:
-    """Prints a table."""
-    flags = parser().parse_args(argv)
-    values = evaluate_workdir(flags.workdir, flags.split, flags.views)
-    results = {flags.split: values["single"], f"{flags.split}, views": values.get("augmented")}
-    console.show(console.results_table(f"best checkpoint of {flags.workdir}", results))
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -16,9 +16,7 @@ def test_a_run_without_tensorflow_its_evaluation_and_its_resumption(place):
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert summary["test"]["examples"] == 16 and summary["devices"] == ["cpu", "cpu"]
 
-    out, _ = run(
-        place, "flaxcifar.training.evaluation", "--workdir", place / "run", without=blocked
-    )
+    out, _ = run(place, "flaxcifar", "evaluate", "--workdir", place / "run", without=blocked)
     assert f"{100 * summary['test']['accuracy']:.2f} %" in out
 
     out, _ = run(place, *main)
@@ -89,7 +87,7 @@ def test_an_unreadable_image_is_named(place, tmp_path):
 
 
 def test_evaluating_what_is_no_run(place):
-    _, err = run(place, "flaxcifar.training.evaluation", "--workdir", place, code=2)
+    _, err = run(place, "flaxcifar", "evaluate", "--workdir", place, code=2)
     assert "is no workdir of a run" in err and err.count("\n") == 1
 
 

@@ -39,7 +39,7 @@ def test_another_seed_is_another_state(runs, tmp_path):
 
 def test_the_command(place):  # noqa: F811
     flags = ("--config", "config.py", "--steps", "9", "--kills", "2")
-    out, _ = run(place, "flaxcifar.cli.verify_resume", *flags)
+    out, _ = run(place, "flaxcifar", "verify_resume", *flags)
     assert "killed 1 of" in out and "exact: 2 kills, the same to the bit" in out
-    _, err = run(place, "flaxcifar.cli.verify_resume", *flags[:2], "--kills", "0", code=2)
+    _, err = run(place, "flaxcifar", "verify_resume", *flags[:2], "--kills", "0", code=2)
     assert "must be at least 1" in err

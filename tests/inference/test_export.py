@@ -10,6 +10,7 @@ import tiny
 from safetensors import safe_open
 
 from flaxcifar import data
+from flaxcifar.cli import export as command
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference import export
 from flaxcifar.inference.predict import Predictor
@@ -29,7 +30,7 @@ def workdir(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(workdir):
-    export.main(["--workdir", str(workdir)])
+    command.main(["--workdir", str(workdir)])
     return workdir / "export"
 
 
@@ -93,7 +94,9 @@ def test_what_differs_is_not_left_behind(workdir, tmp_path, monkeypatch):
 
     monkeypatch.setitem(export.FORMATS, "stablehlo", (wrong, ()))
     with pytest.raises(RunError, match="stablehlo: its logits differ .* nothing was written"):
-        export.main(["--workdir", str(workdir), "--format", "stablehlo", "--output", str(tmp_path)])
+        command.main(
+            ["--workdir", str(workdir), "--format", "stablehlo", "--output", str(tmp_path)]
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -101,16 +104,16 @@ def test_a_missing_package_is_named_before_anything_is_written(workdir, tmp_path
     monkeypatch.setitem(export.FORMATS, "onnx", (export.write_onnx, ("no_such_package",)))
     output = tmp_path / "out"
     with pytest.raises(UserError, match=r"needs no_such_package: pip install -e '\.\[export\]'"):
-        export.main(["--workdir", str(workdir), "--output", str(output)])
+        command.main(["--workdir", str(workdir), "--output", str(output)])
     assert not output.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(workdir, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--output: .*file/out cannot be made"):
-        export.main(["--workdir", str(workdir), "--output", str(tmp_path / "file" / "out")])
+        command.main(["--workdir", str(workdir), "--output", str(tmp_path / "file" / "out")])
 
 
 def test_no_run_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no workdir of a run"):
-        export.main(["--workdir", str(tmp_path)])
+        command.main(["--workdir", str(tmp_path)])

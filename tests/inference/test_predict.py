@@ -1,14 +1,12 @@
-import csv
 import json
 
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
 
 from flaxcifar import data
 from flaxcifar.data.normalization import Normalization
-from flaxcifar.errors import RunError, UserError
+from flaxcifar.errors import UserError
 from flaxcifar.inference import predict
 from flaxcifar.inference.predict import Predictor
 from flaxcifar.training.loop import train_and_evaluate
@@ -21,17 +19,6 @@ def workdir(tmp_path_factory):
         patch.setattr(data, "load", lambda config: tiny.dataset())
         train_and_evaluate(tiny.config(), workdir)
     return workdir
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """The test images as files, one of them broken."""
-    for n, image in enumerate(tiny.dataset().test.images):
-        (tmp_path / "images" / f"{n % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "images" / f"{n % 2}" / f"{n:02}.png")
-    (tmp_path / "images" / "0" / "broken.jpg").write_bytes(b"no image")
-    (tmp_path / "images" / ".hidden").write_bytes(b"no image")
-    return tmp_path / "images"
 
 
 @pytest.mark.xdist_group("predict")
@@ -76,45 +63,3 @@ def test_images_of_other_sizes_are_resized_and_none_are_none(workdir):
     assert predictor(image[:0]).shape == (0, 4)
     with pytest.raises(UserError, match="float64"):
         predictor(image / 255)
-
-
-@pytest.mark.xdist_group("predict")
-@pytest.mark.parametrize("ending", ["csv", "json"])
-def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending):
-    output, picture = tmp_path / f"out.{ending}", tmp_path / "picture.png"
-    flags = ["--workdir", str(workdir), str(folder), "--top", "2"]
-    with pytest.raises(RunError, match="1 of 51 images could not be read"):
-        predict.main([*flags, "--output", str(output), "--draw", str(picture)])
-    assert "cannot read the image" in capsys.readouterr().out
-    probabilities = Predictor.from_workdir(workdir)(tiny.dataset().test.images)
-    if ending == "csv":
-        rows = list(csv.DictReader(output.read_text().splitlines()))
-        first = rows[0]["class_1"], float(rows[0]["probability_1"])
-        assert rows[0].keys() == {"image", "class_1", "probability_1", "class_2", "probability_2"}
-    else:
-        rows = json.loads(output.read_text())
-        first = rows[0]["predictions"][0]["class"], rows[0]["predictions"][0]["probability"]
-        assert len(rows[0]["predictions"]) == 2
-    assert len(rows) == 50 and rows[0]["image"].endswith("0/00.png")
-    assert first[0] == f"class {probabilities[0].argmax()}"
-    assert first[1] == pytest.approx(probabilities[0].max(), rel=1e-4)
-    with Image.open(picture) as drawn:
-        assert drawn.size[0] > 500
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["nowhere.png"], "no image or folder 'nowhere.png'"),
-        (["."], "no files in them"),
-        (["x", "--top", "0"], "--top is 0"),
-        (["x", "--output", "out.txt"], "must end in .csv or .json"),
-        (["x", "--output", "none/out.csv"], "--output: there is no folder .*none"),
-        (["x", "--draw", "none/out.png"], "--draw: there is no folder .*none"),
-        (["x", "--draw", "out.xyz"], "--draw out.xyz must end in .png or .jpg"),
-    ],
-)
-def test_bad_flags_are_one_line(flags, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=message):
-        predict.main([*flags, "--workdir", "run"])

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from flaxcifar import data
+from flaxcifar.cli import keras_weights as command
 from flaxcifar.config import default_config
 from flaxcifar.data.normalization import Normalization
 from flaxcifar.errors import RunError, UserError
@@ -363,14 +364,14 @@ def test_the_commands(tmp_path, monkeypatch):
     (tmp_path / "names.txt").write_text("cat\ndog\n\nfrog\nship\n")
     save(make_model("crcv"), tmp_path / "it.h5")
     flags = "read it.h5 --workdir run --config config.py --config.seed=7 --class_names names.txt"
-    convert.main([*flags.split(), "--mean", "120.5", "--std", "60,61,62"])
+    command.main([*flags.split(), "--mean", "120.5", "--std", "60,61,62"])
     _, record = read_best("run")
     assert record["config"]["seed"] == 7 and record["config"].keys() == {*default_config()}
     assert record["class_names"] == ["cat", "dog", "frog", "ship"]
     assert record["normalization"] == {"mean": [120.5], "std": [60.0, 61.0, 62.0]}
     assert record["imported"]["file"] == "it.h5" and len(record["imported"]["sha256"]) == 64
     json.dumps(record)
-    convert.main("write out.weights.h5 --workdir run".split())
+    command.main("write out.weights.h5 --workdir run".split())
     assert (tmp_path / "out.weights.h5").exists()
 
 
@@ -397,5 +398,5 @@ def test_bad_flags_are_one_line(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.py").write_text(CONFIG)
     with pytest.raises(UserError, match=re.escape(message)):
-        convert.main(["--workdir", "run", *flags.split()])
+        command.main(["--workdir", "run", *flags.split()])
     assert [path.name for path in tmp_path.iterdir()] == ["config.py"]

@@ -15,12 +15,12 @@ import tiny
 from PIL import Image
 
 from flaxcifar import data
+from flaxcifar.cli.report import main
 from flaxcifar.data.augment import make_augment
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 from flaxcifar.inference.predict import Predictor
 from flaxcifar.report import write_report
-from flaxcifar.report.command import main
 from flaxcifar.report.run_files import read_run
 from flaxcifar.training.loop import train_and_evaluate
 

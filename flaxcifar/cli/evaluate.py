@@ -1,0 +1,29 @@
+"""Evaluates the best checkpoint of a run.
+
+    flaxcifar evaluate --workdir runs/first --split validation
+
+Each example counts once, on any number of devices.
+"""
+
+from flaxcifar import console
+from flaxcifar.cli.command import Parser
+from flaxcifar.training.evaluation import evaluate_workdir
+from flaxcifar.training.test_time import WEIGHTS
+
+
+def parser() -> Parser:
+    """Returns the flags."""
+    result = Parser("evaluate", __doc__, "--workdir DIR [FLAGS]")
+    add = result.add_argument
+    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    add("--split", default="test", choices=("train", "validation", "test"), help="default: test")
+    add("--views", choices=tuple(WEIGHTS), help="default: test_views of the run's config")
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table of the metrics."""
+    flags = parser().parse_args(argv)
+    values = evaluate_workdir(flags.workdir, flags.split, flags.views)
+    results = {flags.split: values["single"], f"{flags.split}, views": values.get("augmented")}
+    console.show(console.results_table(f"best checkpoint of {flags.workdir}", results))

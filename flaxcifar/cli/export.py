@@ -1,0 +1,52 @@
+"""Exports a trained model for use without flaxcifar.
+
+    flaxcifar export --workdir runs/first --format stablehlo onnx
+
+Writes to DIR/export, or --output: model.safetensors holds the weights;
+model.stablehlo, for jax.export.deserialize, and model.onnx map uint8 images
+[N, H, W, 3], of any N, to float32 logits, preprocessing included. Each file is
+checked against the model itself.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from flaxcifar import console
+from flaxcifar.cli.command import Parser
+from flaxcifar.errors import UserError
+from flaxcifar.inference.export import FORMATS, export, make_checks
+from flaxcifar.inference.predict import Predictor
+
+
+def parser() -> Parser:
+    """Returns the flags."""
+    result = Parser("export", __doc__, "--workdir DIR [FLAGS]")
+    add = result.add_argument
+    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    formats = {"nargs": "+", "choices": FORMATS, "default": list(FORMATS), "metavar": "FORMAT"}
+    add("--format", **formats, help=f"of {', '.join(FORMATS)}; default: all")
+    add("--output", type=Path, metavar="DIR", help="default: export in the workdir")
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Writes the files and says how they compare."""
+    flags = parser().parse_args(argv)
+    for name in flags.format:
+        for package in FORMATS[name][1]:
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"--format {name} needs {package}: pip install -e '.[export]'")
+    predictor = Predictor.from_workdir(flags.workdir)
+    folder = flags.output or Path(flags.workdir) / "export"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be made ({error.strerror})") from error
+    checks = make_checks(predictor)
+    for name in flags.format:
+        path = folder / f"model.{name}"
+        with console.working(f"exporting to {name}"):
+            worst = export(predictor, name, path, checks)
+        console.say(
+            f"{path} ({path.stat().st_size / 1e6:.1f} MB): logits within {worst:.1e} of the model's"
+        )
