@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from flax import struct
 
-from flaxcifar.data.augment import Augment, resize
+from flaxcifar.data.augment import Augment
+from flaxcifar.data.augment.resizing import resize
 from flaxcifar.data.normalization import normalize
 from flaxcifar.data.resident import gather
 from flaxcifar.devices.parallel import AXIS
