@@ -1,37 +1,44 @@
 """Writes what a run did as an HTML page: the report of one run, or a comparison of several."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flaxcifar.inference.analysis import read_details
 from flaxcifar.report import tensorboard
-from flaxcifar.report.comparison import of_comparison
-from flaxcifar.report.one_run import of_run
-from flaxcifar.report.run_files import read_run, with_names
+from flaxcifar.report.comparison import comparison_page
+from flaxcifar.report.one_run import run_page
+from flaxcifar.report.run_files import read_run, read_runs
 from flaxcifar.workdir import names
 from flaxcifar.workdir.files import write_text
 
 
 def write_report(workdir: Path, output: Path | None = None) -> Path:
-    """Writes the report of a run, by default as `report.html` in its workdir; returns its path.
+    """Writes the report of a run and returns its path, by default `report.html` in the workdir.
 
-    Raises UserError where `workdir` is no run's, has no checkpoint, or its dataset is not there.
+    A run in progress is shown without the test split, which stays unseen until the run ends.
+
+    Raises:
+      UserError: if `workdir` does not hold a run, has no checkpoint, or its dataset cannot be read.
     """
     output = output or workdir / names.REPORT
     run = read_run(workdir)
-    write_text(output, of_run(run, read_details(workdir, run.under_way)))
+    write_text(output, run_page(run, read_details(workdir, run.under_way)))
     return output
 
 
 def conclude_report(workdir: Path) -> Path:
-    """Writes the pictures and results of a run that has ended to TensorBoard, then its report."""
+    """Writes a finished run's pictures and results to TensorBoard, then its report.
+
+    Returns the path of the report.
+    """
     run, details = read_run(workdir), read_details(workdir)
     tensorboard.write(run, details)
     output = workdir / names.REPORT
-    write_text(output, of_run(run, details))
+    write_text(output, run_page(run, details))
     return output
 
 
-def write_comparison(workdirs: list[Path], output: Path) -> Path:
-    """Writes a page that shows runs side by side; returns its path."""
-    write_text(output, of_comparison(with_names(map(read_run, workdirs))))
+def write_comparison(workdirs: Sequence[Path], output: Path) -> Path:
+    """Writes a page that compares runs and returns its path."""
+    write_text(output, comparison_page(read_runs(workdirs)))
     return output

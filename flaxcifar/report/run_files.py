@@ -1,4 +1,4 @@
-"""What a run's own files say of it: its config, its rows, its results."""
+"""Reads the files of a run: config, rows by epoch, summary."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -16,13 +16,14 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """A run as its workdir has it; nothing is computed.
+    """The contents of a workdir, apart from its checkpoints.
 
     Attributes:
       name: the last part of the workdir's path.
-      config: as config.json has it.
-      history, timing: the rows of metrics.jsonl and timing.jsonl.
-      summary: summary.json, None of a run that has not ended.
+      config: config.json, or the config stored in the best checkpoint.
+      history: the rows of metrics.jsonl, one an epoch.
+      timing: the rows of timing.jsonl, which may lack some epochs.
+      summary: summary.json, None until the run ends.
     """
 
     name: str
@@ -33,24 +34,20 @@ class RunFiles:
     summary: Row | None
 
     def changed(self) -> dict[str, tuple[Any, Any]]:
-        """Returns {key: (default, value)} of what the config sets to something else."""
+        """Returns {dotted key: (default, value)} of the config keys that differ from defaults."""
         return config_changes(to_json(default_config()), self.config)
 
     @property
     def under_way(self) -> bool:
-        """Whether the run has begun and not ended; weights from elsewhere are no run."""
+        """Whether the run has started and not ended. Imported weights have no config.json."""
         return self.summary is None and (self.workdir / names.CONFIG).exists()
-
-    def seconds(self) -> float | None:
-        """Returns the wall time so far, None where it is not known."""
-        return self.timing[-1]["seconds"] if self.timing else None
 
 
 def read_run(workdir: Path) -> RunFiles:
-    """Returns what the files of `workdir` say; raises UserError where it is no run's."""
+    """Reads the files of a run. Raises UserError if `workdir` does not hold one."""
     config = read_json(workdir / names.CONFIG)
     if config is None:
-        config = read_best(workdir)[1]["config"]  # or says what is wrong with the workdir
+        config = read_best(workdir)[1]["config"]  # raises UserError without a checkpoint
     return RunFiles(
         name=workdir.resolve().name,
         workdir=workdir,
@@ -61,9 +58,9 @@ def read_run(workdir: Path) -> RunFiles:
     )
 
 
-def with_names(runs: Iterable[RunFiles]) -> list[RunFiles]:
-    """Returns the runs, named by their whole path where two would be called the same."""
-    runs = list(runs)
+def read_runs(workdirs: Iterable[Path]) -> list[RunFiles]:
+    """Reads several runs. Runs in folders of the same name are named by their whole path."""
+    runs = [read_run(workdir) for workdir in workdirs]
     given = [run.name for run in runs]
     return [
         dataclasses.replace(run, name=str(run.workdir)) if given.count(run.name) > 1 else run

@@ -1,90 +1,96 @@
-"""The report holds what the run did, whatever its classes are called."""
+"""The report shows what the run did, whatever its classes are called."""
 
-import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
-from html.parser import HTMLParser
 
 import events
 import numpy as np
 import pytest
 import tiny
+from pages import Page, pixels
 from PIL import Image
+from tensorboardX import SummaryWriter
 
-from flaxcifar import data
 from flaxcifar.cli.report import main
 from flaxcifar.data.augment import make_augment
+from flaxcifar.data.source import Source
+from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 from flaxcifar.inference.predict import Predictor
-from flaxcifar.report import write_report
+from flaxcifar.report import write_comparison, write_report
 from flaxcifar.report.run_files import read_run
 from flaxcifar.training.loop import train_and_evaluate
 
 NASTY = "</script><script>alert('&')</script>"
-# What Python makes of a folder whose name is not UTF-8.
+# How Python reads the name of a folder that is not valid UTF-8.
 NO_TEXT = "caf\udce9"
 TRAIN, VALIDATION = split_validation(tiny.dataset().train.labels, 25.0, seed=0)
+TEST = tiny.dataset().test
+
+pytestmark = pytest.mark.xdist_group("report")
 
 
-def dataset():
-    found = tiny.dataset()
-    return dataclasses.replace(found, class_names=(NASTY, NO_TEXT, *found.class_names[2:]))
+@SOURCES.register
+def odd_names(directory: str, image_size: int) -> Source:
+    """tiny's images; the names of two classes need care in HTML."""
+    squares = SOURCES.get("squares")(directory, image_size)
+
+    def decode(empty):
+        found = squares.decode(empty)
+        return dataclasses.replace(found, class_names=(NASTY, NO_TEXT, *found.class_names[2:]))
+
+    return dataclasses.replace(squares, name="odd_names", recipe="odd_names", decode=decode)
 
 
-def run_config():
-    return tiny.config(report=True, param_groups=(("stage1", "frozen"),))
+@SOURCES.register
+def large(directory: str, image_size: int) -> Source:
+    """tiny's images, nine times as large, without superclasses."""
+    squares = SOURCES.get("squares")(directory, image_size)
+
+    def enlarged(split):
+        return dataclasses.replace(split, images=split.images.repeat(9, 1).repeat(9, 2))
+
+    def decode(empty):
+        found = squares.decode(empty)
+        splits = {"train": enlarged(found.train), "test": enlarged(found.test)}
+        return dataclasses.replace(found, superclass_of=None, superclass_names=(), **splits)
+
+    return dataclasses.replace(squares, name="large", recipe="large", decode=decode)
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """Of a run of two epochs that has written its report."""
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def config(data_dir):
+    return tiny.config(
+        **{
+            "report": True,
+            "data.name": "odd_names",
+            "data.dir": tiny.write(data_dir),
+            "param_groups": (("stage1", "frozen"),),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def workdir(config, tmp_path_factory):
+    """The workdir of a finished run of two epochs."""
     workdir = tmp_path_factory.mktemp("runs") / "first"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", lambda config: dataset())
-        train_and_evaluate(run_config(), workdir)
+    train_and_evaluate(config, workdir)
     return workdir
 
 
-@pytest.fixture(autouse=True)
-def tiny_data(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: dataset())
-
-
-class Page(HTMLParser):
-    """Collects the text by tag, and every address."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.texts, self.addresses, self.ids, self.open, self.scripts = {}, [], [], [], 0
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
-        self.scripts += tag == "script"
-        self.addresses += [value for key, value in attributes if key in ("src", "href")]
-        self.ids += [value for key, value in attributes if key == "id"]
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, text):
-        for tag in self.open[-1:]:
-            self.texts.setdefault(tag, []).append(text)
-
-
-def embedded(text):
-    found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL).group(1)
-
-    def fail(word):
-        raise ValueError(f"JSON has no {word}, and a browser stops at it")
-
-    return json.loads(found, parse_constant=fail)
+@pytest.fixture(scope="session")
+def page(workdir):
+    return page_of(workdir)
 
 
 @pytest.fixture
@@ -92,85 +98,90 @@ def copy(workdir, tmp_path):
     return shutil.copytree(workdir, tmp_path / "copy")
 
 
-def check_matrix(workdir, text, images, labels):
-    matrix = np.array(embedded(text)["confusion"]["matrix"])
+def page_of(workdir):
+    return Page((workdir / "report.html").read_text())
+
+
+def summary_of(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def check_matrix(page, workdir, images, labels):
+    matrix = np.array(page.data()["confusion"]["matrix"])
     predictions = Predictor.from_workdir(str(workdir))(images).argmax(1)
-    for label, row in enumerate(matrix):
-        for prediction, count in enumerate(row):
-            assert count == np.sum((labels == label) & (predictions == prediction))
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (labels, predictions), 1)
+    np.testing.assert_array_equal(matrix, expected)
     return matrix
 
 
-def pixels(uri):
-    prefix = "data:image/png;base64,"
-    assert uri.startswith(prefix)
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri[len(prefix) :]))))
+def test_confusion_and_calibration_are_those_of_the_test_split(page, workdir):
+    matrix = check_matrix(page, workdir, TEST.images, TEST.labels)
+    accuracy = summary_of(workdir)["test"]["accuracy"]
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(accuracy)
+    assert sum(page.data()["calibration"]["counts"]) == len(TEST)
+    assert f"{100 * accuracy:.2f} %" in [box.text for box in page.all("dd")]
 
 
-def test_the_report_says_what_the_summary_says(workdir):
+def test_a_class_may_be_called_anything(page):
+    assert len(list(page.all("script"))) == 2  # the data and report.js
+    assert page.data()["confusion"]["names"][:2] == [NASTY, NO_TEXT]
+    names = [row[0] for row in page.section("classes").one("details").one("table").rows()]
+    assert names[:2] == [NASTY, "caf?"]
+
+
+def test_the_page_needs_nothing_else(page, workdir):
+    elements = list(page.all())
+    ids = [element.attributes["id"] for element in elements if "id" in element.attributes]
+    addresses = [
+        value for e in elements for key, value in e.attributes.items() if key in ("src", "href")
+    ]
+    inside = {address[1:] for address in addresses if address.startswith("#")}
+    assert inside and inside <= set(ids) and len(ids) == len(set(ids))
+    assert not any(re.search(r"\s", name) for name in ids)
+    assert all(address.startswith(("data:", "#")) for address in addresses)
     text = (workdir / "report.html").read_text()
-    summary = json.loads((workdir / "summary.json").read_text())
-    page = Page(text)
-    assert f"{100 * summary['test']['accuracy']:.2f} %" in page.texts["dd"]
-    found = embedded(text)
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    rates = [json.loads(line) for line in (workdir / "timing.jsonl").read_text().splitlines()]
-    for row, shown, rate in zip(rows, found["runs"][0]["rows"], rates, strict=True):
-        assert shown == row | {"images_per_second": rate["images_per_second"]}
-
-
-def test_the_matrix_is_that_of_the_predictions(workdir):
-    text, test = (workdir / "report.html").read_text(), dataset().test
-    matrix = check_matrix(workdir, text, test.images, test.labels)
-    summary = json.loads((workdir / "summary.json").read_text())
-    assert np.trace(matrix) / matrix.sum() == pytest.approx(summary["test"]["accuracy"])
-    assert sum(embedded(text)["calibration"]["counts"]) == len(test.labels)
-
-
-def test_a_class_may_be_called_anything(workdir):
-    text = (workdir / "report.html").read_text()
-    page = Page(text)
-    assert page.scripts == 2  # the data and the page's own
-    assert "<script>alert" not in text
-    assert embedded(text)["confusion"]["names"][0] == NASTY
-    assert NASTY in "".join(page.texts["td"])
-
-
-def test_the_page_needs_nothing_else(workdir):
-    text = (workdir / "report.html").read_text()
-    page = Page(text)
-    inside = [address[1:] for address in page.addresses if address.startswith("#")]
-    assert not any(re.search(r"\s", name) for name in page.ids)
-    assert inside and set(inside) <= set(page.ids) and len(page.ids) == len(set(page.ids))
-    assert all(address.startswith(("data:", "#")) for address in page.addresses)
     links = re.findall(r"""https?://[^"'\s]+""", text)
     assert set(links) <= {"http://www.w3.org/2000/svg"}  # a name, not an address
     assert "@import" not in text
 
 
-def test_pictures_are_the_raw_images(workdir):
-    text = (workdir / "report.html").read_text()
-    sheet = pixels(re.search(r"\.random \{ background: url\((.*?)\)", text).group(1))
+def test_report_js_finds_its_elements(page):
+    """No browser runs here: the ids and attributes that the script asks for must exist."""
+    script = list(page.all("script"))[-1].text
+    for name in re.findall(r'getElementById\("([\w-]+)"\)', script):
+        assert page.one(id=name)
+    figures = list(page.section("curves").all("figure"))
+    keys = {key for figure in figures for key in figure.attributes["data-curve"].split()}
+    (run,) = page.data()["runs"]
+    assert keys <= run["rows"][0].keys() and "images_per_second" in keys
+    assert {figure.attributes["data-unit"] for figure in figures} == {"", "percent", "rate"}
+    options = [option.attributes["value"] for option in page.all("option")]
+    assert options == list(page.data()["confusion"]["order"])
+
+
+def test_a_sortable_table_has_the_numbers_it_shows(page):
+    table = page.section("classes").one("details").one("table", **{"class": "sortable"})
+    headings = [heading.one("button").text for heading in table.all("th")]
+    place = headings.index("accuracy")
+    for row in table.one("tbody").all("tr"):
+        cell = list(row.all("td"))[place]
+        assert cell.text == f"{100 * float(cell.attributes['data-value']):.2f} %"
+
+
+def test_pictures_are_the_raw_images(page, config):
     some = np.random.default_rng(0).permutation(50)[:48]
-    expected = np.concatenate(list(dataset().test.images[some]), axis=1)
-    np.testing.assert_array_equal(sheet, expected)
-    first = pixels(re.search(r'<img class="pixels" src="(.*?)"', text).group(1))
-    assert first.shape == (5 * 9, 12 * 9, 4)  # a line between images, which can be seen through
+    expected = np.concatenate(list(TEST.images[some]), axis=1)
+    np.testing.assert_array_equal(page.film("random"), expected)
+    first = pixels(page.one("img", **{"class": "pixels"}).attributes["src"])
+    assert first.shape == (5 * 9, 12 * 9, 4)  # a transparent line between images
     tiles = first.reshape(5, 9, 12, 9, 4).swapaxes(1, 2)
     assert (tiles[:, :, :8, :8, 3] == 255).all() and not tiles[:, :, 8].any()
     index = TRAIN[np.linspace(0, len(TRAIN) - 1, 12).astype(int)]
-    images = dataset().train.images[index]
+    images = tiny.dataset().train.images[index]
     np.testing.assert_array_equal(tiles[0, :, :8, :8, :3], images)
-    settings = tiny.config()
-    augmented = make_augment(settings.augment, (8, 8, 3))(images, index, settings.seed, 2)
+    augmented = make_augment(config.augment, (8, 8, 3))(images, index, config.seed, 2)
     np.testing.assert_array_equal(tiles[3, :, :8, :8, :3], np.round(augmented))
-
-
-def test_large_pictures_are_made_smaller(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr("flaxcifar.inference.analysis._LARGEST", 4)
-    text = write_report(workdir, tmp_path / "page.html").read_text()
-    sheet = pixels(re.search(r"\.random \{ background: url\((.*?)\)", text).group(1))
-    assert sheet.shape == (4, 48 * 4, 3)
 
 
 def test_tensorboard_has_pictures_and_results(workdir):
@@ -179,10 +190,10 @@ def test_tensorboard_has_pictures_and_results(workdir):
     assert names <= found.keys()
     assert any(tag.startswith("_hparams_") for tag in found)
     (picture,) = found["test/any"]
-    pixels = np.asarray(Image.open(io.BytesIO(picture.value[2])))
+    image = np.asarray(Image.open(io.BytesIO(picture.value[2])))
     some = np.random.default_rng(0).permutation(50)[:48]
-    np.testing.assert_array_equal(pixels[8:16, 16:24], dataset().test.images[some[10]])
-    summary = json.loads((workdir / "summary.json").read_text())
+    np.testing.assert_array_equal(image[8:16, 16:24], TEST.images[some[10]])
+    summary = summary_of(workdir)
     (accuracy,) = found["final/accuracy"]
     assert accuracy.value == pytest.approx(summary["test"]["accuracy"])
     assert accuracy.step == summary["steps"]
@@ -192,24 +203,36 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize(
-    "place", ["outcome.write_json", "report.command.tensorboard.write", "report.command.write_text"]
-)
-def test_a_run_killed_at_its_end_has_everything_once_in_the_end(
-    place, workdir, tmp_path, monkeypatch
-):
-    run = shutil.copytree(workdir, tmp_path / "run")
-    (run / "summary.json").unlink()
+def die_at(place, patch):
+    """Raises Killed before a file gets its name, or before TensorBoard gets an image."""
+    replace = os.replace
 
     def die(*_, **__):
         raise Killed
 
+    def replace_or_die(source, target, **options):
+        if os.path.basename(target) == place:
+            die()
+        replace(source, target, **options)
+
+    if place == "add_image":
+        patch.setattr(SummaryWriter, place, die)
+    else:
+        patch.setattr(os, "replace", replace_or_die)
+
+
+@pytest.mark.parametrize("place", ["summary.json", "add_image", "report.html"])
+def test_a_run_killed_at_its_end_has_everything_once_in_the_end(
+    place, workdir, config, tmp_path, monkeypatch
+):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "summary.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(f"flaxcifar.{place}", die)
+        die_at(place, patch)
         with pytest.raises(Killed):
-            train_and_evaluate(run_config(), run)
+            train_and_evaluate(config, run)
     assert not (run / "report.html").exists()
-    train_and_evaluate(run_config(), run)
+    train_and_evaluate(config, run)
     assert (run / "report.html").exists() and (run / "summary.json").exists()
     found, expected = (
         {t: [e.step for e in s] for t, s in events.shown(w).items()} for w in (run, workdir)
@@ -218,87 +241,96 @@ def test_a_run_killed_at_its_end_has_everything_once_in_the_end(
     assert all(steps == sorted(set(steps)) for steps in found.values())
 
 
-def test_what_is_frozen_is_marked(workdir):
-    table = (workdir / "report.html").read_text().split("<h2>Model</h2>")[1].split("</table>")[0]
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
-    frozen = {row[0] for row in rows if row[-1] == "frozen"}
+def test_a_failing_report_loses_nothing(tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RuntimeError("no room\nfor it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SummaryWriter, "add_image", fail)
+        changes = {"report": True, "total_steps": 1, "data.name": "large", "augment": ()}
+        train_and_evaluate(tiny.config(**changes), tmp_path)
+    assert "the report was not written: RuntimeError: no room for it" in capsys.readouterr().out
+    assert (tmp_path / "summary.json").exists() and not (tmp_path / "report.html").exists()
+    page = Page(write_report(tmp_path).read_text())
+    # Larger images are reduced to 64 x 64.
+    assert page.film("random").shape == (64, 48 * 64, 3)
+    # Without superclasses the table of classes is not folded.
+    classes = page.section("classes")
+    assert not list(classes.all("details")) and len(classes.one("table").rows()[0]) == 4
+    assert list(page.data()["confusion"]["order"]) == ["label", "accuracy"]
+
+
+def test_frozen_layers_are_marked(page):
+    states = {row[0]: row[-1] for row in page.section("model").one("table").rows()}
+    frozen = {path for path, state in states.items() if state == "frozen"}
     assert {"stage1/conv", "stage1/norm"} <= frozen
     assert not any(path.startswith(("stage2", "head")) for path in frozen)
-    assert "trained" in {row[-1] for row in rows if row[0] == "head"}
+    assert states["head"] == "trained"
 
 
-def test_an_unfinished_run_has_a_report_without_the_test_split(copy, monkeypatch):
+def test_a_run_in_progress_has_a_report_without_the_test_split(copy):
     (copy / "summary.json").unlink()
     (copy / "metrics.jsonl").write_text((copy / "metrics.jsonl").read_text()[:-20])
-    text = write_report(copy).read_text()
-    assert "not finished" in text and "Epochs so far" in text
-    assert len(embedded(text)["runs"][0]["rows"]) == 1
-    train = dataset().train
-    check_matrix(copy, text, train.images[VALIDATION], train.labels[VALIDATION])
-    sheet = pixels(re.search(r"\.random \{ background: url\((.*?)\)", text).group(1))
-    shown = {image.tobytes() for image in np.split(sheet, 48, axis=1)}
+    page = Page(write_report(copy).read_text())
+    assert "in progress" in page.one("p", **{"class": "subtitle"}).text
+    assert "Epochs so far" in [name.text for name in page.all("dt")]
+    assert "Not recorded" in page.section("environment").text
+    assert len(page.data()["runs"][0]["rows"]) == 1
+    train = tiny.dataset().train
+    check_matrix(page, copy, train.images[VALIDATION], train.labels[VALIDATION])
+    shown = {image.tobytes() for image in np.split(page.film("random"), 48, axis=1)}
     assert shown == {image.tobytes() for image in train.images[VALIDATION]}
 
 
-def test_weights_from_elsewhere_have_a_report(copy, workdir):
+def test_imported_weights_have_a_report(copy):
     for name in ("summary.json", "config.json", "metrics.jsonl", "timing.jsonl"):
         (copy / name).unlink()
-    text, test = write_report(copy).read_text(), dataset().test
-    matrix = check_matrix(copy, text, test.images, test.labels)
+    page = Page(write_report(copy).read_text())
+    matrix = check_matrix(page, copy, TEST.images, TEST.labels)
     accuracy = np.trace(matrix) / matrix.sum()
-    assert Page(text).texts["dd"] == [f"{100 * accuracy:.2f} %"]
-    assert "not finished" not in text and "<h2>Curves" not in text
+    assert [box.text for box in page.all("dd")] == [f"{100 * accuracy:.2f} %"]
+    assert "in progress" not in page.one("p", **{"class": "subtitle"}).text
+    assert "curves" not in [section.attributes["id"] for section in page.all("section")]
 
 
 def test_numbers_that_are_not_finite_are_left_out(copy):
     rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     rows[0]["validation_loss"], rows[1]["validation_loss"] = float("nan"), float("inf")
     (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = embedded(write_report(copy).read_text())["runs"][0]["rows"]
+    shown = Page(write_report(copy).read_text()).data()["runs"][0]["rows"]
     assert [row["validation_loss"] for row in shown] == [None, None]
     assert [row["train_loss"] for row in shown] == [row["train_loss"] for row in rows]
 
 
-def test_figures_of_another_step_say_so(copy, workdir):
-    assert "figures here" not in (workdir / "report.html").read_text()
-    summary = json.loads((copy / "summary.json").read_text())
+def test_figures_of_another_step_say_so(page, copy):
+    assert "figures here" not in page.one("p", **{"class": "subtitle"}).text
+    summary = summary_of(copy)
     (copy / "summary.json").write_text(json.dumps(summary | {"evaluated_step": 7}))
-    assert "the figures here step 7" in write_report(copy).read_text()
-
-
-def compared(text):
-    differences = text.split("<h2>What differs</h2>")[1]
-    return re.findall(r"<code[^>]*>(.*?)</code>", differences)
+    changed = Page(write_report(copy).read_text())
+    assert "figures here are from step 7." in changed.one("p", **{"class": "subtitle"}).text
 
 
 def test_runs_side_by_side(workdir, copy, tmp_path):
     saved = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(saved | {"batch_size": 8}))
+    (copy / "summary.json").unlink()
     output = tmp_path / "both.html"
     main(["--compare", str(workdir), str(copy), "--output", str(output)])
-    text = output.read_text()
-    assert [run["name"] for run in embedded(text)["runs"]] == ["first", "copy"]
-    assert compared(text) == ["batch_size", "16", "8"]
-    summary = json.loads((workdir / "summary.json").read_text())
-    assert text.count(f"{100 * summary['test']['accuracy']:.2f} %") >= 2
+    page = Page(output.read_text())
+    assert [run["name"] for run in page.data()["runs"]] == ["first", "copy"]
+    assert page.section("differences").one("table").rows() == [["batch_size", "16", "8"]]
+    table = page.section("results").one("table")
+    headings = [heading.text for heading in table.all("th")]
+    first, second = (dict(zip(headings, row, strict=True)) for row in table.rows())
+    assert first["Test accuracy"] == f"{100 * summary_of(workdir)['test']['accuracy']:.2f} %"
+    assert (second["Test accuracy"], second["Epochs so far"]) == ("", "2")
 
 
 def test_runs_of_one_name_are_told_apart(workdir, tmp_path):
     twin = shutil.copytree(workdir, tmp_path / "first")
-    output = tmp_path / "both.html"
-    main(["--compare", str(workdir), str(twin), "--output", str(output)])
-    names = [run["name"] for run in embedded(output.read_text())["runs"]]
-    assert names == [str(workdir), str(twin)]
-
-
-def test_a_failing_report_loses_nothing(tmp_path, monkeypatch, capsys):
-    def fail(workdir):
-        raise RuntimeError("no room\nfor it")
-
-    monkeypatch.setattr("flaxcifar.report.conclude_report", fail)
-    train_and_evaluate(tiny.config(report=True, total_steps=2), tmp_path)
-    assert "the report was not written: RuntimeError: no room for it" in capsys.readouterr().out
-    assert (tmp_path / "summary.json").exists()
+    page = Page(write_comparison([workdir, twin], tmp_path / "both.html").read_text())
+    assert [run["name"] for run in page.data()["runs"]] == [str(workdir), str(twin)]
+    assert "identical" in page.section("differences").text
 
 
 @pytest.mark.parametrize(
@@ -314,10 +346,13 @@ def test_mistakes_are_one_line(arguments, words):
         main(arguments)
 
 
-def test_another_dataset_is_refused(workdir, monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(seed=9))
-    with pytest.raises(UserError, match="is not the one"):
-        write_report(workdir, tmp_path / "page.html")
+def test_another_dataset_is_refused(workdir, data_dir, tmp_path):
+    tiny.write(data_dir, seed=9)
+    try:
+        with pytest.raises(UserError, match="is not the one"):
+            write_report(workdir, tmp_path / "page.html")
+    finally:
+        tiny.write(data_dir)
     assert not (tmp_path / "page.html").exists()
 
 
@@ -327,21 +362,23 @@ def test_defaults_are_told_from_changes(workdir):
     assert "seed" not in changed
 
 
-def test_the_whole_config_marks_what_was_changed(workdir):
-    text = (workdir / "report.html").read_text().split("<summary>All of it</summary>")[1]
-    rows = re.findall(r"<tr( class=\"changed\")?><td><code[^>]*>(.*?)</code>", text)
-    marked = {key for mark, key in rows if mark}
+def test_the_whole_config_marks_what_was_changed(page):
+    table = page.section("config").one("details").one("table")
+    marked = {
+        row.one("code").text
+        for row in table.one("tbody").all("tr")
+        if row.attributes.get("class") == "changed"
+    }
     assert {"batch_size", "augment", "param_groups"} <= marked
     assert not {"seed", "precision", "early_stopping.mode"} & marked
 
 
-def test_classes_say_what_they_are_taken_for(workdir):
-    text = (workdir / "report.html").read_text()
-    matrix = np.array(embedded(text)["confusion"]["matrix"])
-    part = text.split("<summary>4 classes</summary>")[1].split("</table>")[0]
-    for label, row in enumerate(re.findall(r"<td>([^<]*)</td></tr>", part)):
-        named = {int(n): int(c) for n, c in re.findall(r"class (\d) \((\d+)\)", row)}
-        for other, count in named.items():
-            assert other != label and matrix[label, other] == count
+def test_classes_list_their_most_frequent_mistakes(page):
+    matrix = np.array(page.data()["confusion"]["matrix"])
+    table = page.section("classes").one("details").one("table")
+    for label, row in enumerate(table.rows()):
+        named = re.findall(r"class (\d) \((\d+)\)", row[-1])
+        for other, count in named:
+            assert int(other) != label and matrix[label, int(other)] == int(count)
         wrong = matrix[label].sum() - matrix[label, label]
-        assert bool(row) == bool(wrong)
+        assert bool(row[-1]) == bool(wrong)

@@ -2,15 +2,15 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const pageStyle = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const drawings = []; // what has to be drawn again in other colours or at another width
+const drawings = []; // redraw functions, called when the colours or the width change
 
-/* The colour of a line; beyond six they are spread around the circle of hues. */
+/* The colour of a line. After the first six, hues are spread around the colour circle. */
 function colour(number) {
   const some = ["var(--one)", "var(--two)", "#7d5fc7", "#2f9e8f", "#b5497d", "#8a7a1f"];
   return some[number] ?? `hsl(${Math.round(number * 137.5) % 360} 55% 50%)`;
 }
 
-/* Calls draw(width) now and whenever the width of `box` or the colours change. */
+/* Calls draw(width) now, and again when the width of `box` or the colours change. */
 function drawn(box, draw) {
   const again = () => box.clientWidth && draw(box.clientWidth);
   let last = box.clientWidth;
@@ -37,7 +37,7 @@ function html(name, parent, text = "", className = "") {
   return node;
 }
 
-/* Three or four significant digits, without an exponent where that is short. */
+/* Three or four significant digits; an exponent only for very large or small numbers. */
 function words(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -45,7 +45,7 @@ function words(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/* At most about `count` round numbers from `low` to `high`. */
+/* About `count` round numbers from `low` to `high`. */
 function ticks(low, high, count) {
   const raw = (high - low || 1) / count;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -55,12 +55,12 @@ function ticks(low, high, count) {
   return found;
 }
 
-/* lines: [{name, dashed, colour, points: [[x, y], ...]}] */
+/* Draws lines [{name, dashed, colour, points: [[epoch, y], ...]}] with axes, legend and readout. */
 function lineChart(figure, lines, unit) {
   const percent = unit === "percent";
   const xs = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
   const ys = lines.flatMap((line) => line.points.map((p) => p[1]));
-  const height = 250, left = 52, right = 12, top = 8, bottom = 26;
+  const height = 264, left = 52, right = 12, top = 8, bottom = 40;
   const x0 = xs[0], x1 = xs.at(-1);
   let y0 = Math.min(...ys), y1 = Math.max(...ys);
   const margin = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
@@ -83,9 +83,11 @@ function lineChart(figure, lines, unit) {
       text.textContent = percent ? `${words(100 * y)} %` : words(y);
     }
     for (const x of ticks(x0, x1, width / 70).filter(Number.isInteger)) {
-      const text = element("text", { x: px(x), y: height - 8, "text-anchor": "middle" }, svg);
+      const text = element("text", { x: px(x), y: height - 22, "text-anchor": "middle" }, svg);
       text.textContent = x;
     }
+    const middle = { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" };
+    element("text", middle, svg).textContent = "epoch";
     element("line", { y1: top, y2: height - bottom, class: "cursor", visibility: "hidden" }, svg);
     for (const line of lines) {
       const style = { fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-linejoin": "round" };
@@ -123,7 +125,8 @@ function lineChart(figure, lines, unit) {
   read(x1);
 }
 
-/* A curve of each run for each of the row's keys: the second key of a run is dashed. */
+/* Draws a curve for each run and key. Colours tell the keys of one run, or else the runs, apart;
+   the training curves of several runs are dashed. */
 function drawCurves() {
   for (const figure of document.querySelectorAll("figure[data-curve]")) {
     const lines = [];
@@ -146,7 +149,7 @@ function drawCurves() {
   }
 }
 
-/* The text, shortened until it is no wider than `most` on the canvas. */
+/* The text, shortened to at most `most` pixels on the canvas. */
 function shortened(context, text, most) {
   if (context.measureText(text).width <= most) return text;
   let length = text.length;
@@ -154,99 +157,119 @@ function shortened(context, text, most) {
   return text.slice(0, length).trimEnd() + "\u2026";
 }
 
-/* The confusion matrix on a canvas: a square for each pair, darker with the share of its row.
-   Names and counts stand where there is room for them; pointing at a square says it in words. */
-function drawConfusion(canvas) {
-  const { matrix, names, superclasses, order } = data.confusion;
-  const box = canvas.parentElement, count = names.length;
-  const readout = document.getElementById("confusion-readout");
-  const select = document.getElementById("confusion-order");
-  const zoom = document.getElementById("confusion-zoom");
-  const totals = matrix.map((row) => row.reduce((a, b) => a + b, 0) || 1);
-  const digits = String(Math.max(...matrix.map((row) => Math.max(...row)))).length;
-  const smallest = 8; // pixels of a square beside which a name can be read
-  const context = canvas.getContext("2d");
-  let chosen = order.label, marked = null, larger = false, margin, cell;
+/* The size of the confusion matrix: `margin` holds the names, `cell` is the side of a square. */
+function confusionLayout(space, count, larger) {
+  const few = count <= 20, smallest = 8; // a smaller square leaves no room for its name
+  const room = Math.min(few ? 110 : 170, space * 0.28);
+  const fits = (space - room) / count >= smallest;
+  const margin = fits ? room : larger ? 170 : 0;
+  const width = fits || !larger ? Math.min(space, few ? 720 : 1100) : margin + 12 * count;
+  return { fits, margin, width, cell: (width - margin) / count };
+}
 
-  function draw(space) {
-    const few = count <= 20;
-    const room = Math.min(few ? 110 : 170, space * 0.28);
-    const fits = (space - room) / count >= smallest;
-    zoom.hidden = fits;
-    zoom.textContent = larger ? "Smaller" : "Larger";
-    margin = fits ? room : larger ? 170 : 0;
-    const width = fits || !larger ? Math.min(space, few ? 720 : 1100) : margin + 12 * count;
-    cell = (width - margin) / count;
-    const dense = devicePixelRatio || 1;
-    canvas.style.width = canvas.style.height = `${width}px`;
-    canvas.width = canvas.height = Math.round(width * dense);
-    context.setTransform(dense, 0, 0, dense, 0, 0);
-    const heat = pageStyle("--heat"), text = pageStyle("--text"), back = pageStyle("--back");
-    const flip = Number(pageStyle("--flip"));
-    const font = (size) => `${size}px system-ui, sans-serif`;
-    context.textBaseline = "middle";
-    context.translate(margin, margin);
-    if (margin) {
-      context.fillStyle = text;
-      context.font = font(Math.min(12, cell * 0.95));
-      chosen.forEach((label, n) => {
-        const name = shortened(context, names[label], margin - 8);
-        context.textAlign = "right";
-        context.fillText(name, -6, (n + 0.5) * cell);
-        context.save();
-        context.translate((n + 0.5) * cell, -6);
-        context.rotate(-Math.PI / 2);
-        context.textAlign = "left";
-        context.fillText(name, 0, 0);
-        context.restore();
-      });
-    }
-    const size = Math.min(13, (cell - 2) / (0.6 * digits));
-    context.font = font(size);
-    context.textAlign = "center";
-    chosen.forEach((label, y) => chosen.forEach((prediction, x) => {
-      if (!matrix[label][prediction]) return;
-      // The root: a class is mostly right, and what else there is should be seen, too.
-      const depth = Math.sqrt(matrix[label][prediction] / totals[label]);
+const canvasFont = (size) => `${size}px system-ui, sans-serif`;
+
+/* The names of the classes, left of the rows and above the columns. */
+function drawNames(context, names, { margin, cell }) {
+  context.fillStyle = pageStyle("--text");
+  context.font = canvasFont(Math.min(12, cell * 0.95));
+  names.forEach((name, n) => {
+    const short = shortened(context, name, margin - 8);
+    context.textAlign = "right";
+    context.fillText(short, -6, (n + 0.5) * cell);
+    context.save();
+    context.translate((n + 0.5) * cell, -6);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "left";
+    context.fillText(short, 0, 0);
+    context.restore();
+  });
+}
+
+/* The squares, and their counts if there is room. */
+function drawSquares(context, rows, cell) {
+  const heat = pageStyle("--heat"), text = pageStyle("--text"), back = pageStyle("--back");
+  const flip = Number(pageStyle("--flip"));
+  const digits = String(Math.max(...rows.flat())).length;
+  const size = Math.min(13, (cell - 2) / (0.6 * digits));
+  context.font = canvasFont(size);
+  context.textAlign = "center";
+  rows.forEach((row, y) => {
+    const total = row.reduce((a, b) => a + b, 0);
+    row.forEach((count, x) => {
+      if (!count) return;
+      // The root keeps mistakes visible: most of a row is on the diagonal.
+      const depth = Math.sqrt(count / total);
       context.fillStyle = `rgb(${heat} / ${depth.toFixed(3)})`;
       context.fillRect(x * cell, y * cell, cell, cell);
       if (size < 7) return;
       context.fillStyle = depth > flip ? back : text;
-      context.fillText(matrix[label][prediction], (x + 0.5) * cell, (y + 0.5) * cell);
-    }));
-    context.strokeStyle = pageStyle("--line");
-    context.lineWidth = 1;
-    context.strokeRect(0, 0, cell * count, cell * count);
-    if (select.value === "superclass") {
-      context.beginPath();
-      chosen.forEach((label, n) => {
-        if (!n || superclasses[label] === superclasses[chosen[n - 1]]) return;
-        for (const [a, b, c, d] of [[0, n, count, n], [n, 0, n, count]]) {
-          context.moveTo(a * cell, b * cell);
-          context.lineTo(c * cell, d * cell);
-        }
-      });
-      context.stroke();
-    }
-    if (marked) {
-      context.strokeStyle = pageStyle("--two");
-      context.lineWidth = Math.max(1, cell / 12);
-      context.strokeRect(0, marked[1] * cell, count * cell, cell);
-      context.strokeRect(marked[0] * cell, 0, cell, count * cell);
-    }
+      context.fillText(count, (x + 0.5) * cell, (y + 0.5) * cell);
+    });
+  });
+}
+
+/* The frame, and lines between superclasses: `groups` has the superclass of each row. */
+function drawFrame(context, groups, count, cell) {
+  const size = count * cell;
+  context.strokeStyle = pageStyle("--line");
+  context.lineWidth = 1;
+  context.strokeRect(0, 0, size, size);
+  context.beginPath();
+  groups.forEach((group, n) => {
+    if (!n || group === groups[n - 1]) return;
+    context.moveTo(0, n * cell);
+    context.lineTo(size, n * cell);
+    context.moveTo(n * cell, 0);
+    context.lineTo(n * cell, size);
+  });
+  context.stroke();
+}
+
+/* The confusion matrix: the colour of a square shows its share of the row. Pointing at a square
+   writes its count below. */
+function drawConfusion(canvas) {
+  const { matrix, names, superclasses, order } = data.confusion;
+  const box = canvas.parentElement, count = names.length, context = canvas.getContext("2d");
+  const readout = document.getElementById("confusion-readout");
+  const select = document.getElementById("confusion-order");
+  const zoom = document.getElementById("confusion-zoom");
+  let chosen = order.label, marked = null, larger = false, layout;
+
+  function draw(space) {
+    layout = confusionLayout(space, count, larger);
+    const { fits, margin, width, cell } = layout;
+    zoom.hidden = fits;
+    zoom.textContent = larger ? "Smaller" : "Larger";
+    const dense = devicePixelRatio || 1;
+    canvas.style.width = canvas.style.height = `${width}px`;
+    canvas.width = canvas.height = Math.round(width * dense);
+    context.setTransform(dense, 0, 0, dense, 0, 0);
+    context.textBaseline = "middle";
+    context.translate(margin, margin);
+    if (margin) drawNames(context, chosen.map((label) => names[label]), layout);
+    drawSquares(context, chosen.map((label) => chosen.map((other) => matrix[label][other])), cell);
+    const grouped = select.value === "superclass";
+    drawFrame(context, grouped ? chosen.map((label) => superclasses[label]) : [], count, cell);
+    if (!marked) return;
+    context.strokeStyle = pageStyle("--two");
+    context.lineWidth = Math.max(1, cell / 12);
+    context.strokeRect(0, marked[1] * cell, count * cell, cell);
+    context.strokeRect(marked[0] * cell, 0, cell, count * cell);
   }
 
   const again = () => draw(box.clientWidth);
 
   function point(event) {
     const corner = canvas.getBoundingClientRect();
-    const x = Math.floor((event.clientX - corner.left - margin) / cell);
-    const y = Math.floor((event.clientY - corner.top - margin) / cell);
+    const x = Math.floor((event.clientX - corner.left - layout.margin) / layout.cell);
+    const y = Math.floor((event.clientY - corner.top - layout.margin) / layout.cell);
     if (x < 0 || y < 0 || x >= count || y >= count) return;
     const label = chosen[y], prediction = chosen[x];
     const group = superclasses ? ` (${superclasses[label]})` : "";
-    readout.textContent = `${names[label]}${group} taken for ${names[prediction]}: ` +
-      `${matrix[label][prediction]} of ${totals[label]}`;
+    const total = matrix[label].reduce((a, b) => a + b, 0);
+    readout.textContent = `${names[label]}${group} predicted as ${names[prediction]}: ` +
+      `${matrix[label][prediction]} of ${total} images`;
     marked = [x, y];
     again();
   }
@@ -259,7 +282,7 @@ function drawConfusion(canvas) {
   drawn(box, draw);
 }
 
-/* Bars of each bin's accuracy beside the diagonal that a calibrated network has. */
+/* Reliability diagram: the accuracy of each bin. A calibrated network follows the diagonal. */
 function drawCalibration(figure) {
   const { counts, confidence, accuracy } = data.calibration;
   const size = 300, left = 44, bottom = 36, top = 6, width = 400;
@@ -281,15 +304,15 @@ function drawCalibration(figure) {
     }, svg);
     element("circle", { cx: px(confidence[n]), cy: py(accuracy[n]), r: 3, fill: "var(--two)" }, svg);
     bar.addEventListener("pointerenter", () => {
-      readout.textContent = `${count} images with ${(100 * confidence[n]).toFixed(1)} % confidence on average: ` +
-        `${(100 * accuracy[n]).toFixed(1)} % right`;
+      readout.textContent = `${count} images: mean confidence ${(100 * confidence[n]).toFixed(1)} %, ` +
+        `accuracy ${(100 * accuracy[n]).toFixed(1)} %`;
     });
   });
   element("line", { x1: px(0), y1: py(0), x2: px(1), y2: py(1), stroke: "var(--two)", "stroke-width": 2, "stroke-dasharray": "6 4" }, svg);
   element("text", { x: px(0.5), y: size - 3, "text-anchor": "middle" }, svg).textContent = "confidence";
 }
 
-/* A click on a heading sorts its table by that column, again the other way round. */
+/* A click on a heading sorts the table by that column, a second click reverses it. */
 function makeSortable(table) {
   const body = table.tBodies[0];
   table.querySelectorAll("thead th button").forEach((button) => button.addEventListener("click", () => {
@@ -305,7 +328,7 @@ function makeSortable(table) {
   }));
 }
 
-/* Paper is white, and nobody can click on it. */
+/* Print in light colours, with every part unfolded. */
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
   document.querySelectorAll("details").forEach((part) => { part.open = true; });
