@@ -1,9 +1,9 @@
-"""What a run prints: a live bar on a terminal, plain lines elsewhere."""
+"""Console output: lines, tables and progress bars; without a terminal, plain lines."""
 
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -20,17 +20,16 @@ from rich.table import Table
 
 console = Console(highlight=False)
 if not console.is_terminal:
-    # A file or a pipe has no width; the tables should not be broken for one.
+    # A file or a pipe has no width, and rich would wrap the tables at 80 columns.
     console.width = 120
 
-
-# The run of a sweep whose lines are printed in this thread.
+# The run of a sweep that this thread trains.
 _name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="")
 
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Within, lines begin with a run's name, and tables, which repeat themselves, are left out."""
+    """Context manager: prefixes lines with the name of a run; hides its tables and bars."""
     token = _name.set(name)
     try:
         yield
@@ -39,13 +38,13 @@ def named(name: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Prints one line as it is."""
+    """Prints one line verbatim, without wrapping it."""
     name = _name.get()
     console.print(f"{name}: {text}" if name else text, markup=False, soft_wrap=True)
 
 
 def show(renderable: Any) -> None:
-    """Prints a table or another of rich's renderables."""
+    """Prints a table or another renderable of rich."""
     if not _name.get():
         console.print(renderable)
 
@@ -66,10 +65,18 @@ def clock_time(seconds: float) -> str:
 def working(
     title: str, total: int | None = None, interval: float = 30.0
 ) -> Iterator[Callable[[int], None]]:
-    """Within, shows that something is under way, for how long and, given a total, how far it is.
+    """Context manager: shows the progress of a task.
 
-    Yields a function that is told what has been done since. On a terminal there is a bar, which
-    goes when it is done; else a line every `interval` seconds. What is done sooner says nothing.
+    A terminal shows a bar until the task is done. Elsewhere a line is printed every `interval`
+    seconds, and nothing for a shorter task.
+
+    Args:
+      title: what is being done.
+      total: number of items, if known.
+      interval: seconds between two lines.
+
+    Yields:
+      A function to call with the number of items done since its last call.
     """
     live = console.is_terminal and not _name.get()
     columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
@@ -97,7 +104,7 @@ def working(
 
 
 class _TimeColumn(ProgressColumn):
-    """The time that is left; before there is an estimate, the time that has gone by."""
+    """The remaining time, or the elapsed time until the remaining time can be estimated."""
 
     def render(self, task: Task) -> str:
         if task.time_remaining is None or task.finished:
@@ -106,9 +113,9 @@ class _TimeColumn(ProgressColumn):
 
 
 class TrainingProgress:
-    """Shows how far training is: a bar on a terminal, else a line every `interval` seconds.
+    """Shows the progress of training: a bar on a terminal, else a line every `interval` seconds.
 
-    It never waits for the device: `due` says when a new figure is worth fetching.
+    It never waits for the device. The caller fetches new metrics only if `due` is true.
     """
 
     def __init__(self, total_steps: int, total_epochs: int, interval: float = 30.0):
@@ -124,7 +131,7 @@ class TrainingProgress:
             TextColumn("{task.fields[figures]}"),
             _TimeColumn(),
             console=console,
-            # Several runs of a sweep may be under way; there can be one bar.
+            # The runs of a sweep may train at once, and rich allows one bar.
             disable=not self._live,
             expand=True,
         )
@@ -139,11 +146,11 @@ class TrainingProgress:
         self._bar.stop()
 
     def due(self) -> bool:
-        """Whether it is time for `update`."""
+        """Returns whether it is time to call `update`."""
         return time.monotonic() - self._shown >= self._interval
 
     def update(self, step: int, epoch: int, values: Mapping[str, float], rate: float) -> None:
-        """Shows the step, the epoch's running means and the images/s."""
+        """Shows the step, the means of the epoch so far and the rate in images/s."""
         now = time.monotonic()
         figures = (
             f"loss {values['loss']:.3f}  accuracy {percent(values['accuracy'])}  {rate:,.0f} img/s"
@@ -161,7 +168,7 @@ class TrainingProgress:
         self._shown = now
 
     def epoch(self, row: Mapping[str, Any], rate: float, seconds: float, best: bool) -> None:
-        """Prints one finished epoch."""
+        """Prints a line for a finished epoch, marked with * if `best`."""
         self._bar.update(self._task, completed=row["step"])
         parts = [
             f"epoch {row['epoch']}/{self._total_epochs}",
@@ -176,71 +183,33 @@ class TrainingProgress:
         say("  ".join(parts))
 
 
-def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Returns a table; all columns but the first are aligned to the right."""
-    result = Table(title=title, title_justify="left")
-    for place, heading in enumerate(headings):
-        result.add_column(heading, justify="right" if place else "left")
+def table(
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    justify: str = "",
+    footers: Sequence[str] = (),
+) -> Table:
+    """Returns a table for `show`.
+
+    Args:
+      title: stands above the table.
+      headings: one per column; if all are empty the table has no header.
+      rows: cells as strings.
+      justify: "l" or "r" per column. By default all columns but the first are right-aligned.
+      footers: one per column; by default the table has no footer.
+    """
+    result = Table(
+        title=title,
+        title_justify="left",
+        show_header=any(headings),
+        show_footer=bool(footers),
+    )
+    for n, heading in enumerate(headings):
+        side = justify[n] if justify else "l" if n == 0 else "r"
+        footer = footers[n] if footers else ""
+        result.add_column(heading, footer, justify="left" if side == "l" else "right")
     for row in rows:
         result.add_row(*row)
     return result
-
-
-def results_table(title: str, results: Mapping[str, Mapping[str, float] | None]) -> Table:
-    """Returns a table with a row for each evaluated split; splits without a result are left out."""
-    table = Table(title=title, title_justify="left")
-    coarse = any("coarse_accuracy" in (values or {}) for values in results.values())
-    headings: Sequence[str] = ("split", "examples", "accuracy", "top-5 accuracy", "loss")
-    for heading in (*headings, *(("superclass accuracy",) if coarse else ())):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for split, values in results.items():
-        if values is None:
-            continue
-        cells = [
-            split,
-            f"{values['examples']:,}",
-            percent(values["accuracy"]),
-            percent(values["top5_accuracy"]),
-            f"{values['loss']:.4f}",
-        ]
-        table.add_row(*cells, *([percent(values["coarse_accuracy"])] if coarse else []))
-    return table
-
-
-def plan_table(rows: Sequence[tuple[str, str]]) -> Table:
-    """Returns a table of names and words."""
-    table = Table(title="Plan", title_justify="left", show_header=False)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def sweep_table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> Table:
-    """Returns the accuracies of every setting as mean, deviation and 95 % confidence interval."""
-    table = Table(title="accuracy: mean ± deviation [95 % interval] over seeds")
-    table.title_justify = "left"
-    columns = [
-        key
-        for key in ("validation_accuracy", "test_accuracy", "test_augmented_accuracy")
-        if any(key in row for row in rows)
-    ]
-    for heading in ("setting", "seeds", *(key.replace("_", " ") for key in columns), "seconds"):
-        table.add_column(heading, justify="left" if heading == "setting" else "right")
-    for row in rows:
-        failed = f", {len(row['failed'])} failed" if row["failed"] else ""
-        seconds = row["seconds"]
-        table.add_row(
-            (row["setting"] or "-") + (" (best)" if row is best else ""),
-            f"{len(row['seeds'])}{failed}",
-            *(_spread(row[key]) if key in row else "" for key in columns),
-            f"{sum(seconds) / len(seconds):,.0f}" if seconds else "",
-        )
-    return table
-
-
-def _spread(found: Mapping[str, Any]) -> str:
-    mean = percent(found["mean"])
-    if found["deviation"] is None:
-        return mean
-    low, high = found["interval"]
-    return f"{mean} ± {100 * found['deviation']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"

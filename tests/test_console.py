@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from flaxcifar import console
-from flaxcifar.console import TrainingProgress, clock_time, percent, results_table
+from flaxcifar.console import TrainingProgress, clock_time, percent
 
 VALUES = {"loss": 1.25, "accuracy": 0.5, "top5_accuracy": 0.75, "examples": 1234}
 
@@ -98,13 +98,14 @@ def test_an_epochs_line_marks_the_best(screen):
     assert best.endswith("lr 0.05  900 img/s  0:01:05")
 
 
-def test_the_table_has_superclasses_only_where_there_are_some(screen):
+def test_a_table(screen):
     out = screen(terminal=False)
-    console.show(results_table("title", {"validation": None, "test": VALUES}))
-    assert "1,234" in out.getvalue() and "50.00 %" in out.getvalue()
-    assert "superclass" not in out.getvalue() and "validation" not in out.getvalue()
-    console.show(results_table("title", {"test": VALUES | {"coarse_accuracy": 0.9}}))
-    assert "superclass" in out.getvalue() and "90.00 %" in out.getvalue()
+    console.show(console.table("Prices", ("fruit", "price"), [("apple", "1"), ("pear", "20")]))
+    lines = out.getvalue().splitlines()
+    assert lines[0].rstrip() == "Prices" and "fruit │ price" in lines[2].replace("┃", "│")
+    assert "apple │     1" in out.getvalue() and "pear  │    20" in out.getvalue()
+    console.show(console.table("Plan", ("", ""), [("a", "1")], justify="ll", footers=("sum", "9")))
+    assert "fruit" not in out.getvalue().split("Plan")[1] and "sum │ 9" in out.getvalue()
 
 
 def test_figures():

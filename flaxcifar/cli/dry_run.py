@@ -73,7 +73,7 @@ def dry_run(config: Any, workdir: Path) -> None:
         ("disk", f"{_megabytes(_free(workdir))} free"),
         ("also written", ", ".join((*_FILES, *[names.REPORT] * config.report))),
     ]
-    console.show(console.plan_table(rows))
+    console.show(console.table("Plan", ("", ""), rows, justify="ll"))
     console.say("dry run: nothing was written")
 
 

@@ -8,6 +8,7 @@ Each example counts once, on any number of devices.
 from flaxcifar import console
 from flaxcifar.cli.command import Parser
 from flaxcifar.training.evaluation import evaluate_workdir
+from flaxcifar.training.results import results_table
 from flaxcifar.training.test_time import WEIGHTS
 
 
@@ -26,4 +27,4 @@ def main(argv: list[str]) -> None:
     flags = parser().parse_args(argv)
     values = evaluate_workdir(flags.workdir, flags.split, flags.views)
     results = {flags.split: values["single"], f"{flags.split}, views": values.get("augmented")}
-    console.show(console.results_table(f"best checkpoint of {flags.workdir}", results))
+    console.show(results_table(f"best checkpoint of {flags.workdir}", results))

@@ -4,7 +4,10 @@
         --config.total_epochs=50 --config.optimizer.learning_rate=0.05
 """
 
+import argparse
+import functools
 from pathlib import Path
+from typing import Any
 
 from flaxcifar import config
 from flaxcifar.cli.command import Parser
@@ -43,13 +46,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--seeds must be at least 1, got {flags.seeds}")
     processes.start(flags)
     if flags.seeds > 1 or flags.sweep:
-        from flaxcifar.search import sweep
-
-        axes = [sweep.parse_axis(text) for text in flags.sweep]
-        runs = sweep.plan(
-            lambda more: config.load(flags.config, [*overrides, *more]), axes, flags.seeds
-        )
-        sweep.run_all(runs, Path(flags.workdir or fresh_workdir(f"{name}-sweep")), **options)
+        workdir = Path(flags.workdir or fresh_workdir(f"{name}-sweep"))
+        _sweep(flags, overrides, workdir, options)
         return
 
     workdir = Path(flags.workdir or fresh_workdir(name))
@@ -63,3 +61,17 @@ def main(argv: list[str]) -> None:
 
     with processes.ending_together():
         train_and_evaluate(settings, workdir, **options)
+
+
+def _sweep(
+    flags: argparse.Namespace, overrides: list[str], workdir: Path, options: dict[str, Any]
+) -> None:
+    from flaxcifar.search.plan import parse_axis, plan
+    from flaxcifar.search.run import run_all
+    from flaxcifar.training.loop import train_and_evaluate
+
+    def load(more: list[str]) -> Any:
+        return config.load(flags.config, [*overrides, *more])
+
+    runs = plan(load, [parse_axis(text) for text in flags.sweep], flags.seeds)
+    run_all(runs, workdir, functools.partial(train_and_evaluate, **options))

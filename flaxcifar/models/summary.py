@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from rich.table import Table
 
+from flaxcifar import console
 from flaxcifar.models.network import Network, frozen_modules
 
 
@@ -74,7 +74,7 @@ def layer_rows(
 
 def model_summary(
     network: Network, image_shape: tuple[int, int, int], frozen: Collection[str] = frozenset()
-) -> tuple[Table, dict[str, int]]:
+) -> tuple[console.Table, dict[str, int]]:
     """Returns a table of the layers, and the totals.
 
     Args:
@@ -97,15 +97,8 @@ def model_summary(
         "flops_per_image": sum(row.flops for row in rows),
         "training_flops_per_image": _training_flops(rows, frozen),
     }
-    table = Table(title="Model", show_footer=True)
-    table.add_column("layer", f"{len(rows)} layers")
-    table.add_column("kind")
-    table.add_column("output")
-    table.add_column("parameters", f"{totals['total']:,}", justify="right")
-    table.add_column("MFLOPs", _mega(totals["flops_per_image"]), justify="right")
-    table.add_column("", f"{totals['trained']:,} trained, {totals['frozen']:,} frozen")
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             row.path,
             row.kind,
             " x ".join(map(str, row.shape)),
@@ -113,6 +106,18 @@ def model_summary(
             _mega(row.flops) if row.flops else "",
             state(row, sizes, frozen),
         )
+        for row in rows
+    ]
+    footers = (
+        f"{len(rows)} layers",
+        "",
+        "",
+        f"{totals['total']:,}",
+        _mega(totals["flops_per_image"]),
+        f"{totals['trained']:,} trained, {totals['frozen']:,} frozen",
+    )
+    headings = ("layer", "kind", "output", "parameters", "MFLOPs", "")
+    table = console.table("Model", headings, cells, justify="lllrrl", footers=footers)
     return table, totals
 
 

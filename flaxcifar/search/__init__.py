@@ -1,1 +1,1 @@
-"""Many runs of one config: seeds and sweeps."""
+"""Several runs of one config: seeds and hyper-parameter sweeps."""

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,32 @@ def show_results(summary: dict[str, Any]) -> None:
         "test": summary["test"],
         f"test, {summary['config']['test_views']}": summary["test_augmented"],
     }
-    console.show(console.results_table(title, results))
+    console.show(results_table(title, results))
     timing = summary["timing"]
     console.say(
         f"{summary['steps']:,} steps ({summary['epochs']:.4g} epochs) in "
         f"{console.clock_time(timing['total_seconds'])}, {timing['compile_seconds']:.1f} s of it "
         f"compilation; {timing['images_per_second']:,.0f} images/s"
     )
+
+
+def results_table(title: str, results: Mapping[str, Mapping[str, float] | None]) -> console.Table:
+    """Returns a table with a row per split; splits whose metrics are None are left out."""
+    found = {split: values for split, values in results.items() if values is not None}
+    coarse = any("coarse_accuracy" in values for values in found.values())
+    headings = ("split", "examples", "accuracy", "top-5 accuracy", "loss")
+    rows = [
+        (
+            split,
+            f"{values['examples']:,}",
+            console.percent(values["accuracy"]),
+            console.percent(values["top5_accuracy"]),
+            f"{values['loss']:.4f}",
+            *([console.percent(values["coarse_accuracy"])] if coarse else []),
+        )
+        for split, values in found.items()
+    ]
+    return console.table(title, (*headings, *(["superclass accuracy"] if coarse else [])), rows)
 
 
 def commit() -> str | None:
