@@ -2,7 +2,7 @@
 
     python -m benchmarks.input_pipeline --models crcv,vgg16
 
-flaxcifar runs `train_and_evaluate` with the host and the resident pipeline, with and without the
+flaxcifar runs `api.train` with the host and the resident pipeline, with and without the
 recipe's augmentation, and as it does for images that memory does not hold; the rate is the one in
 its summary. Keras runs `fit` on tf.data without
 augmentation, and with the same augmentation by preprocessing layers in tf.data and by an
@@ -75,7 +75,7 @@ def compare(template: Job, options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         template, _ = write_arrays(template, Path(directory))
         jobs = [dataclasses.replace(template, framework=name) for name in options.frameworks]
-        # Every call of train_and_evaluate compiles its step: once is enough to wait for.
+        # Every run compiles its step: once is enough to wait for.
         environment = {
             "JAX_COMPILATION_CACHE_DIR": str(Path(directory) / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -5,12 +5,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import ROOT, Job
+from flaxcifar.training import provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
 # What one command measures belongs together.
@@ -32,20 +32,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def commit() -> str:
-    """Returns the short hash of the commit, with "+dirty" where files differ, or "unknown"."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!*.md")
-        return git("rev-parse", "--short", "HEAD") + ("+dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def common(benchmark: str, job: Job, described: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields that every row has.
 
@@ -63,7 +49,7 @@ def common(benchmark: str, job: Job, described: Mapping[str, Any]) -> dict[str, 
         "device": cpu_name() if device == "cpu" else device,
         "threads": job.threads,
         "versions": {"python": platform.python_version(), **described["versions"]},
-        "commit": commit(),
+        "commit": provenance.commit() or "unknown",
     }
 
 

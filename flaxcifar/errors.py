@@ -6,6 +6,7 @@ A command prints such an exception as one line on standard error and exits with 
 import difflib
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -26,6 +27,11 @@ class NonFiniteError(RunError):
 
 class OutOfMemoryError(RunError):
     """A training step does not fit into a device's memory."""
+
+    def __init__(self, message: str, experiment: Any):
+        """`experiment` is the `training.experiment.Experiment` of the run."""
+        super().__init__(message)
+        self.experiment = experiment
 
 
 class Interrupted(RunError):

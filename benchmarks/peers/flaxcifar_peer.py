@@ -13,11 +13,10 @@ import numpy as np
 
 from benchmarks.jobs import MODELS, ROOT, Job, recipe, recipe_without_dropout
 from benchmarks.peers.peer import Peer, read_arrays
-from flaxcifar import config
+from flaxcifar import api, config
 from flaxcifar.devices import parallel
 from flaxcifar.tpu.estimate import training_flops
 from flaxcifar.training.experiment import Experiment, build
-from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.training.metrics import Metrics, cross_entropy
 from flaxcifar.training.step import Arrays, create_state, train_steps
 
@@ -124,13 +123,13 @@ def loss(experiment: Experiment, weights: Arrays, images: np.ndarray, labels: np
 
 
 def fit(job: Job, pipeline: str, augment: bool, steps: int, memory_gb: float = 0.0) -> float:
-    """Returns the images/s that a run of `train_and_evaluate` reports in its summary."""
+    """Returns the images/s that a run reports in its summary."""
     changes = (f"data.pipeline={pipeline}", f"data.memory_gb={memory_gb}", f"total_steps={steps}")
     settings = recipe(job, *changes)
     if augment:
         settings.augment = config.load(ROOT / "configs" / MODELS[job.model][0]).augment
     with tempfile.TemporaryDirectory() as workdir:
-        train_and_evaluate(settings, workdir)
+        api.train(settings, workdir)
         summary = json.loads((Path(workdir) / "summary.json").read_text())
         return summary["timing"]["images_per_second"]
 

@@ -23,7 +23,7 @@ from flaxcifar import console, data, ops
 from flaxcifar.cli.command import Parser
 from flaxcifar.data.tensorflow import import_tensorflow
 from flaxcifar.errors import RunError, UserError
-from flaxcifar.training.results import commit
+from flaxcifar.training.provenance import commit
 
 _LITTLE_SPACE = 2e9  # bytes: checkpoints of a VGG16 and a decoded CIFAR
 

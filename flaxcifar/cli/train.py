@@ -57,21 +57,21 @@ def main(argv: list[str]) -> None:
         dry_run(settings, workdir)
         return
 
-    from flaxcifar.training.loop import train_and_evaluate
+    from flaxcifar import api
 
     with processes.ending_together():
-        train_and_evaluate(settings, workdir, **options)
+        api.train(settings, workdir, **options)
 
 
 def _sweep(
     flags: argparse.Namespace, overrides: list[str], workdir: Path, options: dict[str, Any]
 ) -> None:
+    from flaxcifar import api
     from flaxcifar.search.plan import parse_axis, plan
     from flaxcifar.search.run import run_all
-    from flaxcifar.training.loop import train_and_evaluate
 
     def load(more: list[str]) -> Any:
         return config.load(flags.config, [*overrides, *more])
 
     runs = plan(load, [parse_axis(text) for text in flags.sweep], flags.seeds)
-    run_all(runs, workdir, functools.partial(train_and_evaluate, **options))
+    run_all(runs, workdir, functools.partial(api.train, **options))

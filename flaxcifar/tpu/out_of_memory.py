@@ -1,59 +1,42 @@
-"""What to do where a device's memory does not hold a step."""
+"""Suggests a batch size after a device ran out of memory."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from flaxcifar import config
 from flaxcifar.devices import parallel
-from flaxcifar.errors import RunError
 from flaxcifar.tpu import shapes
-from flaxcifar.training import experiment
-from flaxcifar.training.experiment import Experiment
+from flaxcifar.training.experiment import Experiment, build
 
 
-@contextlib.contextmanager
-def explained(exp: Experiment) -> Iterator[None]:
-    """Raises RunError, with a batch that would fit, where a device has no memory left within."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(advice(exp)) from error
-
-
-def advice(exp: Experiment) -> str:
-    """Returns a line that says what did not fit and what would."""
-    device, batch = parallel.all_devices()[0], exp.config.batch_size
-    limit = _memory(device)
-    words = f"out of memory: {device.device_kind}"
-    if limit is not None:
-        words += f", of which {limit / 1e9:.3g} GB may be used,"
-    words += f" does not hold a step of {batch} images"
-    fits = None if limit is None else fitting_batch(exp, limit)
+def advice(experiment: Experiment) -> str | None:
+    """Returns a batch size that fits in words; None if the device does not report its memory."""
+    limit = memory_limit(parallel.all_devices()[0])
+    fits = None if limit is None else fitting_batch(experiment, limit)
     if fits is None:
-        return f"{words}: try a smaller --config.batch_size; the last checkpoint is kept"
+        return None
+    batch = experiment.config.batch_size
     return (
-        f"{words}; by what the compiler says {fits} fit: --config.batch_size={fits}, and with "
-        f"--config.accumulation_steps={-(-batch // fits)} updates are of as many images as before; "
-        "the last checkpoint is kept"
+        f"the compiler estimates that {fits} images fit into the {limit / 1e9:.3g} GB available: "
+        f"--config.batch_size={fits} --config.accumulation_steps={-(-batch // fits)} keeps "
+        f"{batch} images per update"
     )
 
 
-def fitting_batch(exp: Experiment, limit: int) -> int | None:
-    """Returns the first of a half, a quarter, ... of the batch whose step takes at most `limit`
-    bytes of each device; None if none does."""
+def fitting_batch(experiment: Experiment, limit: int) -> int | None:
+    """Returns the first of 1/2, 1/4, ... of the batch size whose step fits into `limit` bytes.
+
+    Returns None if none fits. The limit applies to each device.
+    """
     devices = len(parallel.all_devices())
-    batch = exp.config.batch_size
+    batch = experiment.config.batch_size
     while (batch := batch // 2 // devices * devices) > 0:
-        settings = config.from_json(config.to_json(exp.config) | {"batch_size": batch})
+        settings = config.from_json(config.to_json(experiment.config) | {"batch_size": batch})
         try:
-            step = shapes.training(experiment.build(settings, exp.dataset))
+            step = shapes.training(build(settings, experiment.dataset))
             size = step.lower().compile().memory_analysis()
-        except jax.errors.JaxRuntimeError:  # not even the compiler's trials fit
+        except jax.errors.JaxRuntimeError:  # compilation itself ran out of memory
             continue
         if memory_of(size) <= limit:
             return batch
@@ -61,11 +44,11 @@ def fitting_batch(exp: Experiment, limit: int) -> int | None:
 
 
 def memory_of(size: Any) -> int:
-    """Returns the bytes of one device that a program takes by its `memory_analysis()`."""
+    """Returns the bytes per device that a program needs, from its `memory_analysis()`."""
     memory = size.argument_size_in_bytes + size.output_size_in_bytes - size.alias_size_in_bytes
     return memory + size.temp_size_in_bytes + size.generated_code_size_in_bytes
 
 
-def _memory(device: jax.Device) -> int | None:
-    """Returns the bytes of it that JAX may take; None where it does not say, as on a CPU."""
+def memory_limit(device: jax.Device) -> int | None:
+    """Returns the bytes that JAX may allocate on a device; None if unknown, as on a CPU."""
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.data import resident
 from flaxcifar.devices import parallel, processes
-from flaxcifar.errors import Interrupted, NonFiniteError
-from flaxcifar.tpu import out_of_memory
+from flaxcifar.errors import Interrupted, NonFiniteError, OutOfMemoryError
 from flaxcifar.training.dispatch import Dispatch, dispatches
 from flaxcifar.training.evaluation import Evaluate, make_evaluate
 from flaxcifar.training.experiment import Experiment, build
@@ -44,6 +43,7 @@ def train_and_evaluate(
     *,
     strict: bool = False,
     allow_change: Collection[str] = (),
+    on_end: Callable[[Path], None] | None = None,
 ) -> TrainState:
     """Trains a checked config in `workdir`, or goes on where an earlier call was interrupted.
 
@@ -53,11 +53,13 @@ def train_and_evaluate(
     Args:
       strict: refuse to go on from an older checkpoint where the newest is damaged.
       allow_change: config keys that may differ from those of the workdir's run.
+      on_end: called with the workdir once results are written, and for a run that had finished
+        before. In a run of several processes only the first one calls it.
 
     Raises:
       UserError: config, data, devices or workdir do not fit; nothing was written.
-      RunError: the loss is no longer finite, a checkpoint cannot be written, a device is out of
-        memory, or a signal came.
+      OutOfMemoryError: a step does not fit into a device's memory.
+      RunError: the loss is no longer finite, a checkpoint cannot be written, or a signal came.
     """
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(processes.own_workdir(Path(workdir)))
@@ -74,6 +76,8 @@ def train_and_evaluate(
         checkpoints.clean()
         run = resume_or_start(experiment, checkpoints, strict)
         if processes.from_first(lambda: is_finished(workdir, config)):
+            if on_end and processes.is_first():
+                on_end(workdir)
             return run.state
         with processes.together():
             check_space(workdir, space(run.state))
@@ -89,7 +93,7 @@ def train_and_evaluate(
             config.eval_batch_size,
             interruption.check,
         )
-        stack.enter_context(out_of_memory.explained(experiment))
+        stack.enter_context(_out_of_memory_reported(experiment))
         while True:
             try:
                 train(experiment, run, evaluate, checkpoints, interruption, workdir)
@@ -97,7 +101,25 @@ def train_and_evaluate(
             except NonFiniteError as error:
                 run = roll_back(experiment, run, checkpoints, error)
         conclude(experiment, run.state, run.ledger, evaluate, checkpoints, workdir)
+        if on_end and processes.is_first():
+            on_end(workdir)
     return run.state
+
+
+@contextlib.contextmanager
+def _out_of_memory_reported(experiment: Experiment) -> Iterator[None]:
+    """Raises OutOfMemoryError in place of JAX's error if a device runs out of memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        kind, batch = parallel.all_devices()[0].device_kind, experiment.config.batch_size
+        raise OutOfMemoryError(
+            f"out of memory: a step of {batch} images does not fit on {kind}: reduce "
+            "--config.batch_size (the last checkpoint is kept)",
+            experiment,
+        ) from error
 
 
 def roll_back(

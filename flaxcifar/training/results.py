@@ -1,8 +1,5 @@
 """What a run says before its first step, and what it leaves behind after its last."""
 
-import importlib.metadata
-import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcifar import __version__, console
+from flaxcifar import console
 from flaxcifar.config import to_json
 from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
 from flaxcifar.models.summary import model_summary
 from flaxcifar.training.evaluation import Evaluate
 from flaxcifar.training.experiment import Experiment
+from flaxcifar.training.provenance import commit, versions
 from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState
 from flaxcifar.workdir import names
@@ -66,8 +64,6 @@ def is_finished(workdir: Path, config: Any) -> bool:
         return False
     console.say(f"{workdir} holds this run, finished ({summary['stop_reason']}): nothing to do")
     show_results(summary)
-    if config.report and not (workdir / names.REPORT).exists():
-        _report(workdir)  # it was killed over it
     return True
 
 
@@ -134,19 +130,7 @@ def conclude(
     write_json(workdir / names.SUMMARY, summary)
     show_results(summary)
     console.say(f"summary: {workdir / names.SUMMARY}; checkpoints: {workdir / names.CHECKPOINTS}")
-    if config.report and processes.is_first():
-        _report(workdir)
     console.say(f"evaluate it again: python -m flaxcifar evaluate --workdir {workdir}")
-
-
-def _report(workdir: Path) -> None:
-    from flaxcifar.report import conclude_report
-
-    try:
-        console.say(f"report: {conclude_report(workdir)}")
-    except Exception as error:  # the results are there already
-        words = " ".join(str(error).split())[:300]
-        console.say(f"the report was not written: {type(error).__name__}: {words}")
 
 
 def show_results(summary: dict[str, Any]) -> None:
@@ -184,27 +168,3 @@ def results_table(title: str, results: Mapping[str, Mapping[str, float] | None])
         for split, values in found.items()
     ]
     return console.table(title, (*headings, *(["superclass accuracy"] if coarse else [])), rows)
-
-
-def commit() -> str | None:
-    """Returns the commit that this code is of, None where it lies in no git repository."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ".")
-        return git("rev-parse", "--short", "HEAD") + (" with changed files" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        "flaxcifar": __version__,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }

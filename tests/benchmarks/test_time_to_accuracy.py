@@ -76,7 +76,7 @@ def test_keras_counts_after_every_epoch(tmp_path, monkeypatch, capsys):
         return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
 
     monkeypatch.setattr(time_to_accuracy.subprocess, "run", answer)
-    monkeypatch.setattr(time_to_accuracy.records, "commit", lambda: "unknown")
+    monkeypatch.setattr(time_to_accuracy.records.provenance, "commit", lambda: None)
     (row,) = measure(tmp_path, "--keras", "vgg", "--keras-epochs", "2", "--accuracies", "0.3,0.5")
     assert stages == ["prepare", "train"]
     assert (row["framework"], row["epochs"], row["seconds"]) == ("keras-tensorflow", 2, 20.0)

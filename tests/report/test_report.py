@@ -15,6 +15,7 @@ from pages import Page, pixels
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from flaxcifar.api import train
 from flaxcifar.cli.report import main
 from flaxcifar.data.augment import make_augment
 from flaxcifar.data.source import Source
@@ -24,7 +25,6 @@ from flaxcifar.errors import UserError
 from flaxcifar.inference.predict import Predictor
 from flaxcifar.report import write_comparison, write_report
 from flaxcifar.report.run_files import read_run
-from flaxcifar.training.loop import train_and_evaluate
 
 NASTY = "</script><script>alert('&')</script>"
 # How Python reads the name of a folder that is not valid UTF-8.
@@ -84,7 +84,7 @@ def config(data_dir):
 def workdir(config, tmp_path_factory):
     """The workdir of a finished run of two epochs."""
     workdir = tmp_path_factory.mktemp("runs") / "first"
-    train_and_evaluate(config, workdir)
+    train(config, workdir)
     return workdir
 
 
@@ -230,9 +230,9 @@ def test_a_run_killed_at_its_end_has_everything_once_in_the_end(
     with monkeypatch.context() as patch:
         die_at(place, patch)
         with pytest.raises(Killed):
-            train_and_evaluate(config, run)
+            train(config, run)
     assert not (run / "report.html").exists()
-    train_and_evaluate(config, run)
+    train(config, run)
     assert (run / "report.html").exists() and (run / "summary.json").exists()
     found, expected = (
         {t: [e.step for e in s] for t, s in events.shown(w).items()} for w in (run, workdir)
@@ -248,7 +248,7 @@ def test_a_failing_report_loses_nothing(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(SummaryWriter, "add_image", fail)
         changes = {"report": True, "total_steps": 1, "data.name": "large", "augment": ()}
-        train_and_evaluate(tiny.config(**changes), tmp_path)
+        train(tiny.config(**changes), tmp_path)
     assert "the report was not written: RuntimeError: no room for it" in capsys.readouterr().out
     assert (tmp_path / "summary.json").exists() and not (tmp_path / "report.html").exists()
     page = Page(write_report(tmp_path).read_text())

@@ -1,4 +1,4 @@
-"""A device that is out of memory is explained, with a batch that fits."""
+"""A run that is out of memory names a batch size that fits."""
 
 import re
 
@@ -6,58 +6,65 @@ import jax
 import pytest
 import tiny
 
-from flaxcifar import data
-from flaxcifar.errors import RunError
+from flaxcifar import api
+from flaxcifar.errors import OutOfMemoryError
 from flaxcifar.tpu import out_of_memory, shapes
 from flaxcifar.training.experiment import build
-from flaxcifar.training.loop import train_and_evaluate
 
 BATCH = 64
 
 
 @pytest.fixture(scope="module")
 def exp():
-    settings = tiny.config(batch_size=BATCH, **{"data.pipeline": "resident"})
-    return build(settings, tiny.dataset(train=512))
+    return build(tiny.config(batch_size=BATCH, **{"data.pipeline": "resident"}))
 
 
-def needed(exp, batch):
-    settings = tiny.config(batch_size=batch, **{"data.pipeline": "resident"})
-    step = shapes.training(build(settings, exp.dataset))
-    return out_of_memory.memory_of(step.lower().compile().memory_analysis())
+@pytest.fixture(scope="module")
+def needed(exp):
+    """Bytes that a step needs, by batch size."""
+
+    def bytes_of(batch):
+        settings = tiny.config(batch_size=batch, **{"data.pipeline": "resident"})
+        step = shapes.training(build(settings, exp.dataset))
+        return out_of_memory.memory_of(step.lower().compile().memory_analysis())
+
+    return {batch: bytes_of(batch) for batch in (16, 32, BATCH)}
 
 
-def test_the_largest_fraction_that_fits_is_found(exp):
-    sizes = {batch: needed(exp, batch) for batch in (32, 16)}
-    assert sizes[16] < sizes[32] < needed(exp, BATCH)
-    assert out_of_memory.fitting_batch(exp, sizes[32]) == 32
-    assert out_of_memory.fitting_batch(exp, sizes[32] - 1) == 16
+def test_the_largest_fraction_that_fits_is_found(exp, needed):
+    assert needed[16] < needed[32] < needed[BATCH]
+    assert out_of_memory.fitting_batch(exp, needed[32]) == 32
+    assert out_of_memory.fitting_batch(exp, needed[32] - 1) == 16
     assert out_of_memory.fitting_batch(exp, 10) is None
 
 
-def exhausted(*_):
-    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+def fail_with(monkeypatch, words):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError(words)
+
+    monkeypatch.setattr("flaxcifar.training.loop.train_epoch", fail)
 
 
-def test_a_run_ends_with_a_line_that_says_what_fits(exp, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: exp.dataset)
-    monkeypatch.setattr("flaxcifar.training.loop.train_epoch", exhausted)
-    limit = needed(exp, 32)
-    monkeypatch.setattr(out_of_memory, "_memory", lambda device: limit)
-    with pytest.raises(RunError) as error:
-        train_and_evaluate(exp.config, tmp_path)
+EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
+
+
+def test_a_run_names_the_batch_size_that_fits(exp, needed, tmp_path, monkeypatch):
+    fail_with(monkeypatch, EXHAUSTED)
+    monkeypatch.setattr(out_of_memory, "memory_limit", lambda device: needed[32])
+    with pytest.raises(OutOfMemoryError) as error:
+        api.train(exp.config, tmp_path)
     words = str(error.value)
-    assert "\n" not in words and re.search("does not hold a step of 64 images", words)
-    assert "--config.batch_size=32" in words and "accumulation_steps=2 " in words
+    assert "\n" not in words and re.search("a step of 64 images does not fit on cpu", words)
+    assert "--config.batch_size=32 --config.accumulation_steps=2 keeps 64 images" in words
 
 
-def test_where_the_limit_is_not_known_there_is_no_figure(exp):
-    with pytest.raises(RunError, match="cpu does not hold a step of 64 images: try a smaller"):
-        with out_of_memory.explained(exp):
-            exhausted()
+def test_an_unknown_limit_gives_no_number(exp, tmp_path, monkeypatch):
+    fail_with(monkeypatch, EXHAUSTED)
+    with pytest.raises(OutOfMemoryError, match="64 images does not fit on cpu: reduce.*kept.$"):
+        api.train(exp.config, tmp_path)
 
 
-def test_other_errors_pass(exp):
+def test_other_errors_pass(exp, tmp_path, monkeypatch):
+    fail_with(monkeypatch, "INTERNAL: something else")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        with out_of_memory.explained(exp):
-            raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+        api.train(exp.config, tmp_path)
