@@ -1,6 +1,7 @@
-"""Configs: every knob with its default, and the checks that one passes before anything is computed.
+"""Configs: the knobs and their defaults, loading, and validation.
 
-Nothing here imports JAX or TensorFlow: a mistake in a config is reported at once.
+Nothing in this package imports JAX or TensorFlow, so that a mistake in a config is reported at
+once.
 """
 
 from flaxcifar.config.check import check

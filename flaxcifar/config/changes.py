@@ -1,4 +1,4 @@
-"""Differences between configs, by dotted key."""
+"""Compares configs by dotted key."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def config_changes(saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any
 def flatten(
     section: Mapping[str, Any], prefix: str = "", keep: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Returns {dotted key: value} of nested dicts; those at the keys of `keep` stay whole."""
+    """Flattens nested dicts into {dotted key: value}. Dicts at the keys in `keep` stay dicts."""
     flat = {}
     for key, value in section.items():
         if isinstance(value, Mapping) and prefix + key not in keep:

@@ -1,4 +1,4 @@
-"""The default config, and conversion between configs and plain values."""
+"""Builds the default config; converts configs to plain dicts and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from flaxcifar.config.knobs import KNOBS, NAMED
 
 
 def default_config() -> ConfigDict:
-    """Returns every knob at its default; a file in `configs/` overrides a few of them.
+    """Returns a config with every knob at its default.
 
-    `dict(name=..., **kwargs)` names a registered function and its keywords. Durations in such a
-    dict end in `_steps`, `_epochs` or `_percent` (of the whole run). The config is locked: setting
-    a key that does not exist raises an error at once.
+    A value `dict(name=..., **kwargs)` names a registered function and its keywords. Durations in
+    such a dict end in `_steps`, `_epochs` or `_percent` (of the whole run). The config is locked:
+    assigning to an unknown key raises AttributeError.
     """
     config: dict[str, Any] = {}
     for key, knob in KNOBS.items():
@@ -28,9 +28,9 @@ def to_json(config: Mapping | ConfigDict) -> dict:
 
 
 def from_json(data: Mapping) -> ConfigDict:
-    """Returns the locked config of such a dict; lists become tuples again."""
+    """Restores the locked config from the dict that `to_json` returned. Lists become tuples."""
     config = ConfigDict(plain(data)).lock()
-    for key in NAMED:  # their keywords depend on the name
+    for key in NAMED:  # Their keywords depend on the name.
         if isinstance(config.get(key), ConfigDict):
             config[key].unlock()
     return config

@@ -1,4 +1,4 @@
-"""Durations in epochs, steps or percent of a run."""
+"""Converts durations in epochs or percent of a run into steps."""
 
 import math
 from collections.abc import Mapping
@@ -11,9 +11,13 @@ from flaxcifar.errors import UserError
 def resolve_durations(spec: Mapping, steps_per_epoch: int, total_steps: int) -> dict:
     """Returns `spec` with every `<stem>_epochs` and `<stem>_percent` as integer `<stem>_steps`.
 
-    A percent is one of `total_steps`; fractions are rounded to the nearest step. A tuple of
-    durations becomes a tuple. Raises UserError for a value that is no duration and for one stem in
-    two units.
+    Args:
+      spec: keywords of a registered function. A duration is a number or a tuple of numbers.
+      steps_per_epoch: converts epochs; fractions round to the nearest step.
+      total_steps: the length of the run, of which percentages are taken.
+
+    Raises:
+      UserError: a duration is not a number of at least 0, or is given in two units.
     """
     units = {"steps": 1.0, "epochs": float(steps_per_epoch), "percent": total_steps / 100}
     result: dict[str, Any] = {}
@@ -29,7 +33,7 @@ def resolve_durations(spec: Mapping, steps_per_epoch: int, total_steps: int) -> 
         many = isinstance(value, tuple | list)
         for duration in value if many else [value]:
             if not same_type(duration, 0.0) or not math.isfinite(duration) or duration < 0:
-                raise UserError(f"{key} is {value!r}; a duration is a number of {unit}, 0 or more")
+                raise UserError(f"{key} must be a number of {unit}, at least 0, got {value!r}")
         steps = tuple(round(duration * units[unit]) for duration in (value if many else [value]))
         result[f"{stem}_steps"] = steps if many else steps[0]
     return result

@@ -1,4 +1,7 @@
-"""Every config key, declared once: default, meaning, valid values, and what depends on it."""
+"""Declares every config key once: default, meaning, valid values, resume and compile rules.
+
+docs/reference/config.md is generated from this file.
+"""
 
 import dataclasses
 import math
@@ -9,12 +12,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The valid values among those of the right type.
+    """Restricts a knob's values beyond their type.
 
     Attributes:
-      holds: tells whether a value is valid.
-      words: completes "it must be ...".
-      choices: all valid values, where these are a few strings.
+      holds: returns whether a value is valid.
+      words: completes the message "KEY must be ...".
+      choices: the valid values, if they are a few strings.
       each: apply the rule to every item of a tuple instead of the tuple.
     """
 
@@ -26,17 +29,17 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
-    """One config key.
+    """Declares one config key.
 
     Attributes:
-      default: its type is the type of all valid values; a dict is `dict(name=..., **kwargs)` of a
+      default: its type is the type of all valid values. A dict is `dict(name=..., **kwargs)` of a
         registered function.
-      doc: one or two sentences for the reference.
-      rule: the valid values; None if the type alone decides.
-      resumable: whether a resumed run may change it. It may change how the run is computed or how
-        long it is, but not what has been computed so far.
-      compiled: whether runs with different values need different compiled steps. False also for
-        what the steps take as an argument.
+      doc: one or two sentences for the reference page.
+      rule: restricts the values; None if the type is restriction enough.
+      resumable: whether a resumed run may change it: true for keys that change the length of a run
+        or how it is computed, but not the results so far.
+      compiled: whether different values need different compiled steps. False for values that the
+        steps take as arguments.
     """
 
     default: Any
@@ -51,13 +54,13 @@ def _one_of(*choices: str) -> Rule:
 
 
 def _at_least(least: float, zero: str = "") -> Rule:
-    """`zero` says what 0 means."""
-    words = f"0 ({zero}) or more" if zero else f"at least {least}"
-    return Rule(lambda v: v >= least, words)
+    """Requires `v >= least`. `zero` describes what 0 means."""
+    meaning = f" (0 = {zero})" if zero else ""
+    return Rule(lambda v: v >= least, f"at least {least}{meaning}")
 
 
 def _between(least: float, most: float) -> Rule:
-    return Rule(lambda v: least <= v <= most, f"from {least} to {most}")
+    return Rule(lambda v: least <= v <= most, f"between {least} and {most}")
 
 
 def _is_pattern(text: Any) -> bool:
@@ -94,7 +97,7 @@ def _are_progressive(sizes: tuple) -> bool:
     return all(0 < percent <= 100 and type(n) is int and 1 <= n <= 4096 for percent, n in sizes)
 
 
-_FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 (none) and below 1")
+_FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 (0 = off) and below 1")
 
 # Dotted key -> knob, in the order of the reference page.
 KNOBS: dict[str, Knob] = {
@@ -170,7 +173,7 @@ KNOBS: dict[str, Knob] = {
         (),
         "Pairs (percent, size): up to that percentage of the run, training images are resized to "
         "size x size. Each size compiles its own program.",
-        Rule(_are_progressive, "pairs of a percent of the run, rising from 0 to 100, and a size"),
+        Rule(_are_progressive, "pairs (percent, size), with percentages that rise to at most 100"),
     ),
     "batch_size": Knob(128, "Global batch size, split evenly over all devices.", _at_least(1)),
     "selection.keep_percent": Knob(
@@ -187,7 +190,7 @@ KNOBS: dict[str, Knob] = {
     ),
     "eval_batch_size": Knob(
         512,
-        "Global batch size of evaluation. The last batch is padded and masked: changes no result.",
+        "Global batch size of evaluation. Changes no result: the last batch is padded and masked.",
         _at_least(1),
         resumable=True,
         compiled=False,
@@ -198,7 +201,7 @@ KNOBS: dict[str, Knob] = {
     "total_steps": Knob(
         0,
         "Length of the run in steps; overrides `total_epochs`.",
-        _at_least(0, "total_epochs counts"),
+        _at_least(0, "use total_epochs"),
         resumable=True,
         compiled=False,
     ),
@@ -228,8 +231,8 @@ KNOBS: dict[str, Knob] = {
         "or dict(name=..., **kwargs) of its own optimizer, with an optional `schedule`.",
         Rule(
             _is_param_group,
-            "a pair of a regular expression and either the scale of the learning rate (0 or more), "
-            '"frozen", or dict(name=..., **kwargs) of an optimizer',
+            "a pair (regular expression, group) whose group is a learning-rate scale of at least "
+            '0, "frozen", or dict(name=..., **kwargs) of an optimizer',
             each=True,
         ),
     ),
@@ -245,23 +248,23 @@ KNOBS: dict[str, Knob] = {
     ),
     "lookahead.every_steps": Knob(
         0,
-        "Every N steps, move the slow weights towards the trained ones and reset those to them; "
-        "evaluation uses the slow weights. Excludes `ema_decay`.",
+        "Every N steps, move the slow weights towards the trained weights, then reset the trained "
+        "weights to them. Evaluation uses the slow weights. Excludes `ema_decay`.",
         _at_least(0, "off"),
     ),
     "lookahead.decay": Knob(
         0.77,
-        "Share of themselves that the slow weights keep at the end of the run.",
+        "Fraction of the slow weights that each move keeps at the end of the run.",
         _between(0, 1),
     ),
     "lookahead.power": Knob(
         3.0,
-        "Before the end of the run they keep decay * (share of the run done) ** power.",
+        "Earlier in the run, each move keeps decay * (fraction of the run done) ** power.",
         _at_least(0),
     ),
     "label_smoothing": Knob(
         0.0,
-        "Share of the target probability spread evenly over all classes.",
+        "Fraction of the target probability spread evenly over all classes.",
         _FRACTION,
         compiled=False,
     ),
@@ -318,14 +321,14 @@ KNOBS: dict[str, Knob] = {
     ),
     "checkpoint.every_minutes": Knob(
         10.0,
-        "Also save one during an epoch, N minutes after the last.",
+        "Also save during an epoch, N minutes after the last checkpoint.",
         _at_least(0, "never"),
         resumable=True,
         compiled=False,
     ),
     "checkpoint.every_steps": Knob(
         0,
-        "Also save one during an epoch, N steps after the last.",
+        "Also save during an epoch, N steps after the last checkpoint.",
         _at_least(0, "never"),
         resumable=True,
         compiled=False,

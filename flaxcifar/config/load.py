@@ -1,4 +1,4 @@
-"""Reading a config: its Python file, and the command line's overrides."""
+"""Loads a config from its Python file and applies command-line overrides."""
 
 import ast
 import traceback
@@ -15,12 +15,17 @@ from flaxcifar.errors import UserError
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the config of a Python file's `get_config()` with `overrides` applied, checked.
+    """Returns the validated config of a Python file, with `overrides` applied.
 
-    An override is `--config.any.key=value`, or the same as two arguments. Where the key holds a
-    string the value is taken as it is; else it is a Python literal (`0.1`, `true`, `(60, 120)`).
-    Another name for a model, optimizer or schedule drops the keywords of the one in the file (an
-    optimizer keeps its learning rate). Raises UserError for whatever is wrong with either.
+    Args:
+      path: a Python file that defines `get_config()`.
+      overrides: arguments `--config.some.key=value`, or key and value as two arguments. The value
+        of a string key is taken literally. All others are Python literals (`0.1`, `true`,
+        `(60, 120)`). Choosing another model, optimizer or schedule by name drops the keywords of
+        the previous one, except an optimizer's learning rate.
+
+    Raises:
+      UserError: the file cannot be run, or a key or value is invalid.
     """
     config = plain(_get_config(Path(path)))
     assignments = _assignments(overrides)
@@ -39,14 +44,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def _get_config(path: Path) -> Mapping:
-    """Runs the file; whatever it raises becomes one line with the file's line number."""
+    """Runs the file. Exceptions become a one-line UserError with the line number."""
     if not path.is_file():
-        raise UserError(f"there is no config file {str(path)!r}")
+        raise UserError(f"{path}: no such config file")
     scope: dict[str, Any] = {"__name__": "config", "__file__": str(path)}
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
         if not callable(scope.get("get_config")):
-            raise UserError(f"{path} defines no function get_config()")
+            raise UserError(f"{path} must define a function get_config()")
         config = scope["get_config"]()
     except UserError:
         raise
@@ -59,34 +64,34 @@ def _get_config(path: Path) -> Mapping:
             f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(config, Mapping | ConfigDict):
-        raise UserError(f"get_config() of {path} returns a {type(config).__name__}, not a config")
+        raise UserError(f"{path}: get_config() must return a config, got {type(config).__name__}")
     return config
 
 
 def _assignments(overrides: Sequence[str]) -> dict[str, str]:
-    """Returns {dotted key: text} of the arguments; the last one of a key counts."""
+    """Parses the arguments into {dotted key: text}. The last value of a key wins."""
     result, arguments = {}, list(overrides)
     while arguments:
         argument = arguments.pop(0)
         key, equals, text = argument.removeprefix("--config.").partition("=")
         if not argument.startswith("--config.") or not all(key.split(".")):
-            raise UserError(f"unknown argument {argument!r}: expected --config.some.key=value")
+            raise UserError(f"unknown argument {argument!r}: expected --config.KEY=VALUE")
         if not equals:
             if not arguments or arguments[0].startswith("--"):
-                raise UserError(f"{argument} needs a value: {argument}=value")
+                raise UserError(f"{argument} needs a value: {argument}=VALUE")
             text = arguments.pop(0)
         result[key] = text
     return result
 
 
 def _assign(config: dict, key: str, text: str) -> None:
-    """Sets the dotted `key`, in place, to what `text` means there."""
+    """Sets the dotted `key` of `config` in place, parsing `text` by the type of its old value."""
     *parents, leaf = key.split(".")
     for depth, parent in enumerate(parents, 1):
         config = config.setdefault(parent, {})
         if not isinstance(config, dict):
-            above = "config." + ".".join(parents[:depth])
-            raise UserError(f"{above} is no section: set it as a whole, --{above}=value")
+            above = ".".join(parents[:depth])
+            raise UserError(f"{above} has no keys of its own: set --config.{above}=VALUE")
     current = config.get(leaf)
     if isinstance(current, str):
         config[leaf] = text
@@ -96,12 +101,12 @@ def _assign(config: dict, key: str, text: str) -> None:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if isinstance(current, int | float) and isinstance(value, str):
-        raise UserError(f"config.{key} is {text!r}, not {type_words(current)}")
+        raise UserError(f"{key} must be {type_words(current)}, got {text!r}")
     config[leaf] = plain(value)
 
 
 def _filled(config: Any, default: Any) -> Any:
-    """Returns `config` with missing keys at their defaults, and integers as floats where due."""
+    """Fills in missing keys from `default`, and converts integers of float keys."""
     if isinstance(config, dict) and isinstance(default, dict):
         named = config.keys() & set(NAMED)
         return default | {

@@ -37,7 +37,7 @@ def test_a_mistake_in_the_flags_is_one_line(name):
 def test_commands_are_run_by_name():
     found = flaxcifar("train", "--config", "nowhere.py")
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "flaxcifar: there is no config file 'nowhere.py'\n"
+    assert found.stderr == "flaxcifar: nowhere.py: no such config file\n"
     assert flaxcifar("--version").stdout == f"flaxcifar {__version__}\n"
 
 

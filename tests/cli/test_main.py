@@ -47,7 +47,7 @@ def test_a_run_goes_on_with_other_numbers_of_devices(place):
     [
         ("--config.optimizr.name=sgd", "did you mean 'optimizer'"),
         ("--config.batch_size=many", "batch_size is 'many', not an integer"),
-        ("--config.total_epochs=0", "total_epochs is 0; it must be at least 1"),
+        ("--config.total_epochs=0", "total_epochs must be at least 1, got 0"),
         ("--confg.seed=1", "unknown argument"),
     ],
 )
