@@ -1,4 +1,9 @@
-"""Every knob at its default; flaxcifar/config/defaults.py says what each one means."""
+"""Every knob at its default.
+
+    flaxcifar train --config configs/default.py
+
+docs/reference/config.md lists the knobs. flaxcifar/config/knobs.py declares them.
+"""
 
 from flaxcifar.config import default_config
 

@@ -1,13 +1,14 @@
-"""CIFAR-100 in a few epochs: residual convolutions by Muon, small images first.
+"""CIFAR-100 in ten epochs: residual convolutions trained by Muon, small images first.
 
-    python -m flaxcifar.main --config configs/speed100.py
+    flaxcifar train --config configs/speed100.py
 
-Of the family of recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NAVIER-STOKED), on
-this project's network. Not measured on CIFAR-100. On tinyimagenet100, a stand-in of its shape, 2
-cores of an AMD EPYC (Zen 4), from a cold process, with --config.total_steps=490 (9.8 epochs): 19:39
-and 20:23 minutes in all, 57.96 % test accuracy with a single view (58.22 and 57.70) and 59.50 %
-with six (59.60 and 59.40; n = 2). crcv reaches 42.02 and 44.40 % there in 20:35 minutes (56 epochs
-without a validation split, n = 1).
+Based on recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NAVIER-STOKED), with this
+project's network. Not measured on CIFAR-100. On tinyimagenet100, a dataset of the same shape, 2
+cores of an AMD EPYC (Zen 4), cold process:
+
+    config                            n  whole command        one view               six views
+    speed100, 490 steps (9.8 epochs)  2  19:39 and 20:23 min  57.96 % (58.22, 57.70) 59.50 %
+    crcv, 56 epochs, no validation    1  20:35 min            42.02 %                44.40 %
 """
 
 from flaxcifar.config import default_config

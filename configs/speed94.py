@@ -1,15 +1,19 @@
 """CIFAR-10 in minutes, after airbench94_muon, which reaches 94 % on the original images.
 
-    python -m flaxcifar.main --config configs/speed94.py
+    flaxcifar train --config configs/speed94.py
 
-On CIFAR-10 as JPEG (quality 75), 2 cores of an AMD EPYC (Zen 4), from a cold process: 12:11 minutes
-in all (12:07 to 12:12), 89.75 +- 0.20 % test accuracy with a single view and 90.82 +- 0.16 % with
-six (3 seeds). On 2 cores of an Intel Xeon with AMX, older code: 7:53 minutes (7:45 to 8:05), 89.99
-+- 0.14 and 90.86 +- 0.17 % (3 seeds). The original recipe in PyTorch reaches 89.7 and 90.6 % on
-these images (n = 1). On an NVIDIA H200: 2 s of training and 58 of compiling, 89.85 +- 0.12 and
-90.86 +- 0.19 % (5 seeds).
+JPEG copies of CIFAR-10 (quality 75), cold process, test accuracy in percent:
 
-The rates are airbench's. Small images for the first half pay for two more epochs than its eight.
+    device                       n  whole command              one view       six views
+    2 cores, AMD EPYC (Zen 4)    3  12:11 min (12:07 to 12:12) 89.75 +- 0.20  90.82 +- 0.16
+    2 cores, Intel Xeon (AMX)    3  7:53 min (7:45 to 8:05)    89.99 +- 0.14  90.86 +- 0.17
+    NVIDIA H200                  5  2 s training, 58 compiling 89.85 +- 0.12  90.86 +- 0.19
+
+The Xeon ran older code. The original recipe in PyTorch reaches 89.7 and 90.6 % on these images
+(n = 1).
+
+The learning rates are airbench's. Small images in the first half of the run pay for two epochs more
+than airbench's eight.
 """
 
 from flaxcifar.config import default_config
@@ -28,7 +32,7 @@ def get_config():
     config.eval_batch_size = 2000
     config.total_epochs = 10
     config.label_smoothing = 0.2
-    # A large rate, as the logits are divided by 256.
+    # The rate is large because the logits are divided by 256.
     sgd = dict(name="sgd", momentum=0.85, nesterov=True, decay=0.004)
     config.optimizer = dict(sgd, learning_rate=106.0)
     config.schedule = dict(name="linear")
