@@ -46,7 +46,7 @@ def test_a_run_goes_on_with_other_numbers_of_devices(place):
     ("override", "message"),
     [
         ("--config.optimizr.name=sgd", "did you mean 'optimizer'"),
-        ("--config.batch_size=many", "batch_size is 'many', not an integer"),
+        ("--config.batch_size=many", "batch_size must be an integer, got 'many'"),
         ("--config.total_epochs=0", "total_epochs must be at least 1, got 0"),
         ("--confg.seed=1", "unknown argument"),
     ],
