@@ -33,8 +33,9 @@ from flaxcifar.cli.command import run_command
 from flaxcifar.cli.verify_resume import differences
 from flaxcifar.errors import UserError
 from flaxcifar.training import loop
-from flaxcifar.workdir import atomic_folders
+from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints
+from flaxcifar.workdir.step_folders import StepFolders
 
 CHANGES = {
     "total_epochs": 2,
@@ -147,9 +148,9 @@ def dying(operation: int) -> Prepare:
 
             return call
 
-        atomic_folders.os.rename = counted(os.rename)
-        atomic_folders.os.fsync = counted(os.fsync)
-        atomic_folders.shutil.rmtree = counted(shutil.rmtree)
+        os.rename = counted(os.rename)
+        os.fsync = counted(os.fsync)
+        shutil.rmtree = counted(shutil.rmtree)
         os.replace = counted(os.replace)
 
     return prepare
@@ -327,7 +328,7 @@ class Harness:
 
     def damage(self, every: int) -> None:
         """Damages every n-th file of the newest checkpoint in three ways."""
-        steps = atomic_folders.Store(self.straight / "checkpoints" / "latest").numbers()
+        steps = StepFolders(self.straight / names.LATEST).steps()
         best_step = apart(newest, self.straight)["best_step"]
         for kind, step in (("latest", steps[0]), ("best", best_step)):
             folder = Path("checkpoints", kind, str(step))
@@ -387,7 +388,7 @@ class Harness:
                 workdir = disk / f"full{when}"
                 code = run(workdir, filling(when))
                 self.expect("full disk", code == 1, f"ended with {code}")
-                whole = atomic_folders.Store(workdir / "checkpoints" / "latest")
+                whole = StepFolders(workdir / names.LATEST)
                 intact = whole.damage(when) is None
                 self.expect("checkpoint before the full disk", intact, "is not whole")
                 ballast.unlink()

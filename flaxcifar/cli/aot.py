@@ -29,7 +29,7 @@ from flaxcifar.tpu.hlo import Program
 from flaxcifar.tpu.out_of_memory import memory_of
 from flaxcifar.tpu.slices import Slice
 from flaxcifar.training import experiment
-from flaxcifar.workdir.files import write_json
+from flaxcifar.workdir.json_files import write_json
 
 # A slice of one has no host with four chips; libtpu wants to know.
 _SINGLE = {"chips_per_host_bounds": (1, 1, 1)}

@@ -25,7 +25,7 @@ from flaxcifar.training.results import introduce
 from flaxcifar.training.run_state import start
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import space
-from flaxcifar.workdir.files import read_json
+from flaxcifar.workdir.json_files import read_json
 from flaxcifar.workdir.resume import check_resumable
 
 _TIMED_SECONDS = 3.0  # of steps of each image size, and of evaluation

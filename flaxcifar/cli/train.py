@@ -13,7 +13,7 @@ from flaxcifar import config
 from flaxcifar.cli.command import Parser
 from flaxcifar.devices import processes
 from flaxcifar.errors import UserError
-from flaxcifar.workdir.files import fresh_workdir
+from flaxcifar.workdir.run_folder import fresh_workdir
 
 
 def parser() -> Parser:

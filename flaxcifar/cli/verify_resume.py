@@ -127,10 +127,10 @@ def kill_after(command: Sequence[str], workdir: Path, seconds: float) -> bool:
 
 def last_step(workdir: Path) -> str:
     """Returns words on the newest checkpoint of a run."""
-    from flaxcifar.workdir.atomic_folders import Store
+    from flaxcifar.workdir.step_folders import StepFolders
 
-    numbers = Store(workdir / names.LATEST).numbers()
-    return f"the newest checkpoint is of step {numbers[0]}" if numbers else "no checkpoint yet"
+    steps = StepFolders(workdir / names.LATEST).steps()
+    return f"the newest checkpoint is of step {steps[0]}" if steps else "no checkpoint yet"
 
 
 def differences(straight: Path, killed: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """Decoded datasets on disk, keyed by the content of what they were decoded from.
 
-An entry is a folder of four .npy files and `manifest.json`. It is written beside its place, flushed
-and renamed, so that it is there as a whole or not at all.
+An entry is a folder of four .npy files and `manifest.json`.
 """
 
 import contextlib
@@ -10,15 +9,12 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from flaxcifar import console
+from flaxcifar import atomic, console
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.data.source import Source, content_key
@@ -106,33 +102,32 @@ def _read(entry: Path, most: float) -> Dataset | None:
 
 def _write(entry: Path, source: Source) -> None:
     """Decodes the dataset and stores it, with its fingerprint, whatever lay at `entry` before."""
-    _remove_stale(entry.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))
+    atomic.remove_leftovers(entry.parent, _STALE_SECONDS)
+    with atomic.new_folder(entry.parent) as temporary:
+        _fill(temporary, source)
+        atomic.publish(temporary, entry, keep=lambda entry: _read(entry, math.inf) is not None)
+
+
+def _fill(folder: Path, source: Source) -> None:
     made: list[OnDisk] = []
 
     def empty(shape: tuple[int, int, int, int]) -> OnDisk:
-        made.append(OnDisk.create(temporary / f"images-{len(made)}", shape))
+        made.append(OnDisk.create(folder / f"images-{len(made)}", shape))
         return made[-1]
 
-    try:
-        dataset = source.decode(empty)
-        arrays = _arrays(dataset)
-        manifest = _manifest(dataset, arrays)
-        for name, array in arrays.items():
-            path = temporary / f"{name}.npy"
-            if isinstance(array, OnDisk):
-                os.rename(array.path, path)
-            else:
-                np.save(path, array, allow_pickle=False)
-            _flush(path)
-            manifest["arrays"][name] = [array.shape, str(array.dtype), path.stat().st_size]
-        for images in made:
-            images.path.unlink(missing_ok=True)  # of a split that the dataset does not have
-        (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        _flush(temporary / "manifest.json")
-        _move(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    dataset = source.decode(empty)
+    arrays = _arrays(dataset)
+    manifest = _manifest(dataset, arrays)
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        if isinstance(array, OnDisk):
+            os.rename(array.path, path)
+        else:
+            np.save(path, array, allow_pickle=False)
+        manifest["arrays"][name] = [array.shape, str(array.dtype), path.stat().st_size]
+    for images in made:
+        images.path.unlink(missing_ok=True)  # of a split that the dataset does not have
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:
@@ -150,37 +145,3 @@ def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:
         for start in range(0, len(array), count):
             fingerprint.update(np.ascontiguousarray(array[start : start + count]))
     return words | {"name": dataset.name, "fingerprint": fingerprint.hexdigest(), "arrays": {}}
-
-
-def _move(temporary: Path, entry: Path) -> None:
-    """Renames a finished folder to its place; one that came first and is whole may stay."""
-    for _ in range(10):
-        try:
-            os.rename(temporary, entry)
-            return
-        except OSError:
-            if not entry.exists():
-                raise
-            if _read(entry, math.inf) is not None:
-                return
-        damaged = tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent)
-        try:
-            os.rename(entry, Path(damaged) / "entry")
-        except FileNotFoundError:
-            pass  # another process has just removed it
-        shutil.rmtree(damaged, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _remove_stale(directory: Path) -> None:
-    """Removes what writers that were killed left behind a day ago or earlier."""
-    for path in directory.glob(".tmp-*"):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            pass  # another process has just removed it

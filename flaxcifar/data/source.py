@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flaxcifar import atomic
 from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import UserError
@@ -49,9 +49,7 @@ def content_key(source: Source, notes: Path) -> str:
         key = _hash(source, _content)
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    with tempfile.NamedTemporaryFile("w", dir=notes, delete=False) as file:
-        file.write(key)
-    os.replace(file.name, note)
+    atomic.write_text(note, key)
     return key
 
 

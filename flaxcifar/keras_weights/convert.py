@@ -24,7 +24,7 @@ from flaxcifar.keras_weights.match import check_epsilon, match
 from flaxcifar.models.network import Network
 from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
-from flaxcifar.workdir.files import prepare
+from flaxcifar.workdir.run_folder import prepare
 
 _ENDINGS = (".weights.h5", ".keras", ".h5")
 _INSTALL = 'pip install "flaxcifar[keras]"'

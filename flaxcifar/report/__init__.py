@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from flaxcifar.atomic import write_text
 from flaxcifar.inference.analysis import read_details
 from flaxcifar.report import tensorboard
 from flaxcifar.report.comparison import comparison_page
 from flaxcifar.report.one_run import run_page
 from flaxcifar.report.run_files import read_run, read_runs
 from flaxcifar.workdir import names
-from flaxcifar.workdir.files import write_text
 
 
 def write_report(workdir: Path, output: Path | None = None) -> Path:

@@ -9,7 +9,7 @@ from flaxcifar.config import default_config, to_json
 from flaxcifar.config.changes import config_changes
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import read_best
-from flaxcifar.workdir.files import read_json, read_rows
+from flaxcifar.workdir.json_files import read_json, read_rows
 
 Row = dict[str, Any]
 

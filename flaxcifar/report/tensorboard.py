@@ -1,27 +1,26 @@
 """Adds the pictures, config and final results of a run to its TensorBoard events."""
 
-import contextlib
-
 import numpy as np
 
 from flaxcifar.config.changes import flatten
 from flaxcifar.inference.analysis import Details, sheet
 from flaxcifar.report.run_files import RunFiles
-from flaxcifar.workdir.files import Logbook
+from flaxcifar.workdir import names
+from flaxcifar.workdir.tensorboard import write_results
 
 _COLUMNS = 8  # images per row of a gallery
 _PIXELS = 800  # approximate side of the confusion matrix
 
 
 def write(run: RunFiles, details: Details) -> None:
-    """Rewrites the event file of a finished run; pictures and results are at its last step."""
+    """Adds the results of a finished run to TensorBoard, at its last step."""
     settings = {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(run.config).items()
     }
     results = {f"final/{name}": value for name, value in run.summary["test"].items()}
-    with contextlib.closing(Logbook(run.workdir, run.history)) as logbook:
-        logbook.conclude(run.summary["steps"], results, settings, _pictures(details))
+    folder = run.workdir / names.TENSORBOARD
+    write_results(folder, run.summary["steps"], results, settings, _pictures(details))
 
 
 def _pictures(details: Details) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import scipy.stats
 from flaxcifar import console
 from flaxcifar.search.plan import Run
 from flaxcifar.workdir import names
-from flaxcifar.workdir.files import read_json
+from flaxcifar.workdir.json_files import read_json
 
 # One setting: its name, values, seeds, failures, seconds, and `spread` of each metric.
 Row = dict[str, Any]

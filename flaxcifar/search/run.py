@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from flaxcifar import console
+from flaxcifar.atomic import write_text
 from flaxcifar.config import to_json
 from flaxcifar.devices import parallel
 from flaxcifar.errors import Interrupted, RunError, UserError
@@ -18,7 +19,8 @@ from flaxcifar.search.plan import Run
 from flaxcifar.training.experiment import build
 from flaxcifar.training.signals import postponed
 from flaxcifar.workdir import names
-from flaxcifar.workdir.files import prepare, write_json, write_text
+from flaxcifar.workdir.json_files import write_json
+from flaxcifar.workdir.run_folder import prepare
 
 # Trains a config in a workdir, or resumes it; raises RunError if the run fails.
 Train = Callable[[Any, Path], Any]

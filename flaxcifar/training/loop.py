@@ -29,8 +29,10 @@ from flaxcifar.training.signals import Interruption, postponed
 from flaxcifar.training.step import Recipe, TrainState, train_steps
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, space
-from flaxcifar.workdir.files import Logbook, check_space, locked, prepare, read_json, write_json
+from flaxcifar.workdir.json_files import read_json, write_json
+from flaxcifar.workdir.metrics_log import MetricsLog, rewind_metrics
 from flaxcifar.workdir.resume import check_resumable
+from flaxcifar.workdir.run_folder import check_space, locked, prepare
 
 TrainFn = Callable[[TrainState, Metrics, Dispatch], tuple[TrainState, Metrics]]
 
@@ -154,7 +156,8 @@ def train(
     timetable = Timetable(settings.every_steps, settings.every_minutes, run.step)
     decision = processes.Decision()
     train_fn = make_train_fn(experiment)
-    logbook = Logbook(workdir, ledger.history)
+    rewind_metrics(workdir, ledger.history)
+    log = MetricsLog(workdir)
     progress = TrainingProgress(experiment.total_steps, experiment.total_epochs)
 
     def save() -> None:
@@ -167,7 +170,7 @@ def train(
         interruption.check()
         return decision(timetable.due(step))
 
-    with contextlib.closing(logbook), progress:
+    with contextlib.closing(log), progress:
         try:
             for epoch in range(ledger.epoch, experiment.total_epochs):
                 if ledger.stopping.should_stop:
@@ -186,9 +189,7 @@ def train(
                     variables = (run.state.eval_params, run.state.batch_stats)
                     checkpoints.save_best(row["step"], *variables, ledger.record(experiment))
                 clock = ledger.clock
-                logbook.write(
-                    row, {"images_per_second": clock.rate, "seconds": clock.total_seconds}
-                )
+                log.write(row, {"images_per_second": clock.rate, "seconds": clock.total_seconds})
                 progress.epoch(row, clock.rate, clock.total_seconds, best)
                 last = epoch + 1 == experiment.total_epochs or ledger.stopping.should_stop
                 if last or settings.every_epochs and (epoch + 1) % settings.every_epochs == 0:

@@ -15,7 +15,8 @@ from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.network import Network
 from flaxcifar.training.step import Arrays
-from flaxcifar.workdir.checkpoints import describe_difference, read_best
+from flaxcifar.workdir.checkpoints import read_best
+from flaxcifar.workdir.tree_paths import describe_difference
 
 # From a seed to parameters and statistics.
 Init = Callable[[int], tuple[Arrays, Arrays]]

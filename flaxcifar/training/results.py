@@ -19,7 +19,7 @@ from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints
-from flaxcifar.workdir.files import read_json, write_json
+from flaxcifar.workdir.json_files import read_json, write_json
 
 
 def introduce(experiment: Experiment, step: int, workdir: Path) -> None:

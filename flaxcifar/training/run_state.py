@@ -17,7 +17,7 @@ from flaxcifar.training.run_record import Ledger
 from flaxcifar.training.step import TrainState, create_state
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, Record
-from flaxcifar.workdir.files import write_json
+from flaxcifar.workdir.json_files import write_json
 
 
 @dataclasses.dataclass

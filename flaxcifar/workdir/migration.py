@@ -1,22 +1,25 @@
-"""A saved training state in the structure of another freeze plan.
+"""Fits a saved training state to another freeze plan.
 
-The optimizer keeps a state for each group of parameters, so that another `param_groups` gives it
-another structure. What belongs to a parameter that trains in both goes over; what belongs to one
-that trains no more is dropped; one that begins to train begins with a fresh state.
+The optimizer keeps a state for each group of parameters, so another `param_groups` changes its
+structure. The state of a parameter that trains under both plans is kept. That of a parameter that
+no longer trains is dropped. A parameter that begins to train gets a fresh state.
 """
 
 import re
 from collections.abc import Mapping
 
-# "inner_states.<group>.inner_state", as optax names it; the group may have a dot, as 0.1 has.
+# "inner_states.<group>.inner_state", as optax names it. A group, such as 0.1, may contain a dot.
 _GROUP = re.compile(r"inner_states\.(.+?)\.inner_state(?=\.|$)")
 
 
 def sources(saved: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Returns {wanted path: saved path} for what can be taken over.
+    """Returns {wanted path: saved path} of the arrays to keep.
 
-    Both are {path: description of the array}, with dots between the parts of a path. An average of
-    a parameter that had none begins with the parameter.
+    A parameter's moving average that was not saved starts from the parameter.
+
+    Args:
+      saved: {path: dtype and shape} in the checkpoint, with dots between the parts of a path.
+      wanted: the same, in the new state.
     """
     by_place = {_place(path): path for path in saved}
     found = {}
@@ -30,13 +33,13 @@ def sources(saved: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, st
 
 
 def summary(saved: Mapping[str, str], wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """Returns a line on what is kept, dropped and begun anew."""
+    """Returns a line that tells which optimizer states are kept, dropped and reset."""
     dropped = {_parameter(path) for path in saved.keys() - {*found.values()}}
     begun = {_parameter(path) for path in wanted.keys() - found.keys()}
     kept = {_parameter(path) for path in found if _GROUP.search(path) and "/" in path}
     return (
         f"the freeze plan has changed: the optimizer's state is kept for {len(kept)} parameters, "
-        f"dropped for {_list(dropped)} and begun anew for {_list(begun)}"
+        f"dropped for {_list(dropped)} and reset for {_list(begun)}"
     )
 
 

@@ -14,22 +14,29 @@ from flaxcifar.workdir import names
 def check_resumable(
     saved: Mapping[str, Any] | None, config: Any, workdir: Path, allowed: Collection[str] = ()
 ) -> dict[str, str]:
-    """Returns {key: words} of what differs between the saved config of a run, if any, and this.
+    """Returns {key: words} of the differences between a run's saved config and the new one.
 
-    Raises UserError where a key differs that is neither in `allowed` nor one that may change. What
-    is allowed need not differ: the same command resumes a run that it has changed.
+    Args:
+      saved: the config in the workdir, None for a new run.
+      config: the new config.
+      workdir: named in messages.
+      allowed: keys that may differ although resuming would change the results. They need not
+        differ, so the command that changed a run also resumes it.
+
+    Raises:
+      UserError: another key differs that must not, or `allowed` names no key.
     """
     only_weights = (workdir / names.BEST).is_dir() and not (workdir / names.LATEST).is_dir()
     if saved is None and only_weights:
         raise UserError(
-            f"{workdir} holds weights and no run: start from them with "
+            f"{workdir} holds weights but no run: start from them with "
             f"--config.init_from={workdir} and another --workdir; nothing was changed"
         )
     changes = config_changes(saved or config, config)
     known = flatten(to_json(config))
     for key in allowed:
         if key not in known and key not in changes:
-            raise UserError(f"--allow_change names no key: {key!r}{suggestion(key, [*known])}")
+            raise UserError(f"--allow_change: there is no key {key!r}{suggestion(key, [*known])}")
     refused = [key for key in changes if not _may_change(key) and key not in allowed]
     words = {key: f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items()}
     if refused:

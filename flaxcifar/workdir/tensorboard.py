@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: one event file; the only place that knows its format."""
+"""TensorBoard event files of a run. No other module knows their format."""
 
 import contextlib
 import time
@@ -9,41 +9,77 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
+_RESULTS = ".results"  # suffix of the file of a finished run's results
 
-class Events:
-    """The event file of a run, which replaces those that are there.
 
-    A run that goes on writes it from its first row on, so that every tag has each step once.
+class EventFile:
+    """A new event file, which TensorBoard reads after those that are already in the folder.
+
+    Args:
+      folder: of the event files.
+      suffix: end of the file's name.
+      purge_step: TensorBoard forgets what it has read of this step and later ones.
     """
 
-    def __init__(self, folder: Path):
-        for path in folder.glob("*tfevents*"):
-            # Windows keeps a file that TensorBoard is reading; it is purged all the same.
-            with contextlib.suppress(PermissionError):
-                path.unlink()
-        # A TensorBoard that has read the old file forgets it at step 0 of the new one, which it
-        # takes for newer by its name.
-        suffix = f".{time.time_ns()}"
-        self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=suffix)
+    def __init__(self, folder: Path, suffix: str = "", purge_step: int | None = None):
+        # TensorBoard sorts by name, which starts with whole seconds.
+        suffix = f".{time.time_ns()}{suffix}"
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
 
-    def scalars(self, values: Mapping[str, float], step: int, wall_time: float | None) -> None:
-        """Adds numbers by tag; `wall_time` is in seconds since 1970, now by default."""
+    def add_scalars(
+        self, values: Mapping[str, float], step: int, wall_time: float | None = None
+    ) -> None:
+        """Adds {tag: value}; `wall_time` is in seconds since 1970, by default now."""
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step, wall_time)
 
-    def picture(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """Adds a picture, uint8 [H, W, 3]."""
-        self._writer.add_image(tag, picture, step, dataformats="HWC")
+    def add_image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """Adds an image, uint8 [H, W, 3]."""
+        self._writer.add_image(tag, image, step, dataformats="HWC")
 
-    def settings(self, settings: Mapping[str, bool | float | str]) -> None:
-        """Adds a row to the table of hyper-parameters; its metrics are the last of all scalars."""
-        # Not add_hparams: it writes to another directory, and so to another run.
+    def add_settings(self, settings: Mapping[str, bool | float | str]) -> None:
+        """Adds a row to the table of hyper-parameters; its metrics are the latest scalars."""
+        # add_hparams would write to another folder, and so to another run.
         _, start, end = hparams(settings, {})
         for part in (start, end):
             self._writer.file_writer.add_summary(part)
 
     def flush(self) -> None:
+        """Writes what was added to the file."""
         self._writer.flush()
 
     def close(self) -> None:
+        """Flushes and closes the file."""
         self._writer.close()
+
+
+def remove_event_files(folder: Path, suffix: str = "") -> None:
+    """Removes the event files whose names end in `suffix`."""
+    for path in folder.glob(f"*tfevents*{suffix}"):
+        # Windows keeps a file that TensorBoard is reading.
+        with contextlib.suppress(PermissionError):
+            path.unlink()
+
+
+def write_results(
+    folder: Path,
+    step: int,
+    results: Mapping[str, float],
+    settings: Mapping[str, bool | float | str],
+    pictures: Mapping[str, np.ndarray],
+) -> None:
+    """Adds a file with a finished run's results, config and pictures; replaces an earlier one.
+
+    Args:
+      folder: of the event files.
+      step: the last step of the run.
+      results: {tag: value}.
+      settings: {config key: value}.
+      pictures: {tag: uint8 [H, W, 3]}.
+    """
+    remove_event_files(folder, _RESULTS)
+    with contextlib.closing(EventFile(folder, _RESULTS)) as events:
+        events.add_scalars(results, step)
+        events.add_settings(settings)
+        for tag, picture in pictures.items():
+            events.add_image(tag, picture, step)

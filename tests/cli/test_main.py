@@ -88,7 +88,7 @@ def test_an_unreadable_image_is_named(place, tmp_path):
 
 def test_evaluating_what_is_no_run(place):
     _, err = run(place, "flaxcifar", "evaluate", "--workdir", place, code=2)
-    assert "is no workdir of a run" in err and err.count("\n") == 1
+    assert "is not the workdir of a run" in err and err.count("\n") == 1
 
 
 def test_seeds_and_settings_by_the_command(place, tmp_path):

@@ -115,5 +115,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(workdir, tmp_path):
 
 
 def test_no_run_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no workdir of a run"):
+    with pytest.raises(UserError, match="not the workdir of a run"):
         command.main(["--workdir", str(tmp_path)])

@@ -311,7 +311,7 @@ def test_fine_tuning_keeps_the_bits_of_frozen_stages_and_goes_back_to_keras(tmp_
     convert.read(path, tmp_path / "run", make_config("crcv"))
     config = make_config("crcv", init_from=str(tmp_path / "run"), total_steps=2)
     config.param_groups = (("stage[12]", "frozen"),)
-    with pytest.raises(UserError, match="holds weights and no run: start from them"):
+    with pytest.raises(UserError, match="holds weights but no run: start from them"):
         train_and_evaluate(config, tmp_path / "run")
     train_and_evaluate(config, tmp_path / "tuned")
     best, record = read_best(tmp_path / "tuned")
@@ -391,7 +391,7 @@ def test_the_commands(tmp_path, monkeypatch):
         ("write it.h5 --config.seed=1", "write takes no --config.seed=1"),
         ("write it.npz", "must end in one of .weights.h5, .keras, .h5"),
         ("write none/it.h5", "no folder 'none'"),
-        ("write it.h5", "no workdir of a run"),
+        ("write it.h5", "not the workdir of a run"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, tmp_path, monkeypatch):

@@ -336,7 +336,7 @@ def test_runs_of_one_name_are_told_apart(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--workdir", "/nowhere"], "no workdir of a run"),
+        (["--workdir", "/nowhere"], "not the workdir of a run"),
         (["--compare", "/nowhere"], "two runs"),
         (["--workdir", "/nowhere", "--output", "/no/where.html"], "no folder /no"),
     ],

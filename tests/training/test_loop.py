@@ -24,7 +24,7 @@ from flaxcifar.training.run_state import resume_or_start
 from flaxcifar.training.signals import Interruption
 from flaxcifar.workdir import checkpoints
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
-from flaxcifar.workdir.files import locked
+from flaxcifar.workdir.run_folder import locked
 
 
 @pytest.fixture(autouse=True)
@@ -303,7 +303,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
         ({"augment": (dict(name="pad_crop", padding=9),)}, "padding is 9"),
         ({"param_groups": (("stage9", "frozen"),)}, "no parameter matches 'stage9'"),
         ({"l2.coefficient": 1.0, "l2.pattern": "nothing"}, "no parameter matches 'nothing'"),
-        ({"init_from": str(tmp_path)}, "is no workdir of a run"),
+        ({"init_from": str(tmp_path)}, "is not the workdir of a run"),
     ]:
         with pytest.raises(UserError, match=message):
             train_and_evaluate(tiny.config(**changes), tmp_path / "run")

@@ -10,6 +10,7 @@ import pytest
 from flaxcifar.errors import NonFiniteError, RunError, UserError
 from flaxcifar.optim.param_groups import assign_groups, make_tx
 from flaxcifar.training.step import TrainState
+from flaxcifar.workdir.array_files import ArrayFiles
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 
 RECORD = {"epoch": 3, "history": [{"loss": 0.1 + 0.2}], "plateau": None, "best_step": 0}
@@ -95,10 +96,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_best(tmp_path, part, capsy
             checkpoints.restore_latest(make_state(), strict=True)
         state, record = checkpoints.restore_latest(make_state())
         assert state.params["stage1/conv/kernel"][0, 0] == 3.0 and record["best_step"] == 3
-        assert "step 4 is damaged" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "step 4 is damaged" in said and "using an older one" in said
         assert kernel(checkpoints.restore_best()[0]) == 3.0
         (tmp_path / "checkpoints" / "latest" / "3" / "manifest.json").unlink()
-        with pytest.raises(UserError, match="no checkpoint in .* is whole; nothing was changed"):
+        with pytest.raises(
+            UserError, match="latest has no intact checkpoint; .*nothing was changed"
+        ):
             checkpoints.restore_latest(make_state())
 
 
@@ -121,7 +125,7 @@ def test_a_failed_save_is_raised_and_the_one_before_kept(tmp_path, monkeypatch, 
         def fail(*args, **kwargs):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(checkpoints._arrays, "save", fail)
+        monkeypatch.setattr(ArrayFiles, "write", fail)
         with pytest.raises(
             RunError, match="step 2 could not be .*No space left.*of step 1 is kept"
         ):
@@ -198,13 +202,13 @@ def test_a_checkpoint_of_an_earlier_flaxcifar_is_named(tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "layout.json").unlink()
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(UserError, match="1 is of an earlier flaxcifar"):
+        with pytest.raises(UserError, match="latest/1 was written by an earlier version"):
             checkpoints.restore_latest(make_state())
     assert folder.exists()
 
 
 def test_nothing_to_restore(tmp_path):
-    with pytest.raises(UserError, match="no workdir of a run"):
+    with pytest.raises(UserError, match="not the workdir of a run"):
         read_best(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(make_state()) is None

@@ -27,9 +27,7 @@ def test_a_moment_follows_its_parameter_into_another_group():
         f"{NEW}.count": f"{OLD}.count",
     }
     words = migration.summary(saved, wanted, found)
-    assert (
-        "kept for 1 parameters, dropped for 1 (b/kernel) and begun anew for 1 (c/kernel)" in words
-    )
+    assert "kept for 1 parameters, dropped for 1 (b/kernel) and reset for 1 (c/kernel)" in words
 
 
 def test_another_shape_is_not_taken():

@@ -12,7 +12,9 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
-from flaxcifar.workdir.files import Logbook, read_rows
+from flaxcifar.workdir.json_files import read_rows
+from flaxcifar.workdir.metrics_log import MetricsLog, rewind_metrics
+from flaxcifar.workdir.tensorboard import write_results
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -22,14 +24,19 @@ def row(epoch, loss=0.5):
 
 
 def write(workdir, history, rows, settings=None):
-    """Goes on after `history` with `rows`; with `settings` to the end."""
+    """Resumes after `history` with `rows`; with `settings`, ends the run."""
     workdir.mkdir(exist_ok=True)
-    with contextlib.closing(Logbook(workdir, history)) as logbook:
+    rewind_metrics(workdir, history)
+    with contextlib.closing(MetricsLog(workdir)) as log:
         for values in rows:
-            logbook.write(values, {"images_per_second": 10.0, "seconds": 1.0})
-        if settings is not None:
-            step = rows[-1]["step"] if rows else history[-1]["step"]
-            logbook.conclude(step, {"final/accuracy": 0.5}, settings, {"test/some": PICTURE})
+            log.write(values, {"images_per_second": 10.0, "seconds": 1.0})
+    if settings is not None:
+        end(workdir, rows[-1]["step"], settings)
+
+
+def end(workdir, step, settings):
+    results, pictures = {"final/accuracy": 0.5}, {"test/some": PICTURE}
+    write_results(workdir / "tensorboard", step, results, settings, pictures)
 
 
 def steps(found, tag):
@@ -47,7 +54,19 @@ def test_a_run_that_goes_on_shows_every_step_of_every_tag_once(tmp_path):
     for tag in ("final/accuracy", "test/some"):
         assert steps(found, tag) == [25]
     assert len(found["_hparams_/session_start_info"]) == 1
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    assert len(found["_hparams_/session_end_info"]) == 1
+
+
+def test_results_are_added_once_and_change_nothing_else(tmp_path):
+    write(tmp_path, [], [row(1), row(2)])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):  # a report that is interrupted is written again
+        end(tmp_path, 10, {"seed": 0})
+    assert before.items() <= {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}.items()
+    found = events.shown(tmp_path)
+    assert steps(found, "train/loss") == [5, 10]
+    assert steps(found, "final/accuracy") == steps(found, "test/some") == [10]
+    assert len(found["_hparams_/session_start_info"]) == 1
 
 
 def test_a_row_that_was_saved_and_not_shown_is_shown(tmp_path):
