@@ -21,6 +21,7 @@ import jax
 from flaxcifar import config as configs
 from flaxcifar import console, data, ops
 from flaxcifar.cli.command import Parser
+from flaxcifar.data.pipelines import make_pipeline
 from flaxcifar.data.tensorflow import import_tensorflow
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.training.provenance import commit
@@ -105,7 +106,7 @@ def convolutions(config: Any) -> Iterator[Finding]:
 
 def tensorflow(config: Any) -> Iterator[Finding]:
     """Looks for TensorFlow, which the host pipeline and TFDS need."""
-    needed = config is not None and config.data.pipeline == "host"
+    needed = config is not None and make_pipeline(config.data.pipeline).needs_tensorflow
     if importlib.util.find_spec("tensorflow") is None:
         yield Finding(
             "error" if needed else "warning",

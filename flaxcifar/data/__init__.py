@@ -1,27 +1,28 @@
-"""Data: sources -> cache -> split and order -> host or resident pipeline."""
+"""Data: sources -> cache -> split and order -> pipelines -> augmentation."""
 
-import math
 from typing import Any
 
 from flaxcifar import console
 from flaxcifar.data.cache import cached
 from flaxcifar.data.dataset import Dataset
-from flaxcifar.data.on_disk import OnDisk, memory
-from flaxcifar.data.sources import find
+from flaxcifar.data.on_disk import OnDisk
+from flaxcifar.data.pipelines import make_pipeline
+from flaxcifar.data.sources import find_source
 
 
 def load(config: Any) -> Dataset:
-    """Returns the dataset that `config` (`config.data`) names, decoded once and then cached.
+    """Returns the dataset of `config` (the section `data`), decoded at the first call and cached.
 
-    Raises UserError where it is missing, damaged or cannot be reached.
+    Raises:
+      UserError: the dataset is missing, damaged or cannot be downloaded.
     """
-    # The resident pipeline reads the training images once, in order.
-    most = math.inf if config.pipeline == "resident" else config.memory_gb * 1e9 or memory() / 2
-    dataset = cached(find(config.name, config.dir, config.image_size), config.cache_dir, most)
+    source = find_source(config.name, config.dir, config.image_size)
+    limit = make_pipeline(config.pipeline).memory_limit(config.memory_gb)
+    dataset = cached(source, config.cache_dir, limit)
     if isinstance(dataset.train.images, OnDisk):
         size = dataset.train.images.nbytes + dataset.test.images.nbytes
         console.say(
-            f"the images of {config.name} take {size / 1e9:.3g} GB, more than {most / 1e9:.3g}: "
-            "every batch is read from disk when it is needed"
+            f"the images of {config.name} take {size / 1e9:.3g} GB, more than the limit of "
+            f"{limit / 1e9:.3g} GB (data.memory_gb): batches are read from disk"
         )
     return dataset

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,30 +121,3 @@ def _runs(index: np.ndarray) -> Iterator[tuple[int, int, int]]:
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_READERS, thread_name_prefix="images")
-
-
-def memory() -> float:
-    """Returns how many bytes of memory this process may have: the machine's, or its group's."""
-    if not hasattr(os, "sysconf"):
-        return math.inf  # Windows does not say
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    for line in groups:
-        _, controllers, group = line.split(":", 2)
-        root, name = Path("/sys/fs/cgroup"), "memory.max"
-        if controllers:  # of the first version
-            root, name = root / "memory", "memory.limit_in_bytes"
-        if controllers in ("", "memory"):
-            path = root / group.lstrip("/")
-            limits += [_limit(place / name) for place in (path, *path.parents)]
-    return min(limits)
-
-
-def _limit(path: Path) -> float:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # there is none, or it is "max"
-        return math.inf

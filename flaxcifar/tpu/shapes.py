@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcifar.data import resident
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.tpu import estimate
-from flaxcifar.training.dispatch import room
+from flaxcifar.training.dispatch import max_steps
 from flaxcifar.training.experiment import Experiment
 from flaxcifar.training.metrics import Metrics
 from flaxcifar.training.step import create_state, eval_step, train_steps
@@ -77,16 +76,12 @@ def training(exp: Experiment) -> Lowered:
     config, recipe, train = exp.config, exp.recipe, exp.dataset.train
     start = functools.partial(create_state, recipe, exp.hyperparams)
     state = jax.eval_shape(start, exp.params, exp.batch_stats, exp.proxy)
-    steps, batch = room(exp), config.batch_size
-    batches, split = {"index": _array((steps, batch), jnp.int32)}, {}
-    if config.data.pipeline == "resident":
-        one = Split(train.images[:1], train.labels[:1])
-        split = jax.tree.map(
-            lambda x: _array((len(train), *x.shape[1:]), x.dtype), resident.put(one)
-        )
-    else:
-        batches["image"] = _array((steps, batch, *train.images.shape[1:]), jnp.uint8)
-        batches["label"] = _array((steps, batch), jnp.int32)
+    steps, batch = max_steps(exp), config.batch_size
+
+    one = exp.pipeline.put(Split(train.images[:1], train.labels[:1]))
+    split = {key: _array((len(train), *x.shape[1:]), x.dtype) for key, x in one.items()}
+    sent = exp.pipeline.blank_batch(train, batch)
+    batches = {key: _array((steps, *x.shape), x.dtype) for key, x in sent.items()}
     step = functools.partial(train_steps, recipe)
     compiled = parallel.jitted(step, replicated=5, batch_axis=1, donate=(1,))
     arguments = (exp.hyperparams, state, Metrics.zero(), split, np.int32(steps), batches)

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxcifar import config, console, data
 from flaxcifar.data.dataset import Dataset, Split
-from flaxcifar.data.evaluation import eval_batches
+from flaxcifar.data.eval_batches import eval_batches
 from flaxcifar.data.normalization import Normalization
 from flaxcifar.data.split import split_validation
 from flaxcifar.devices import parallel

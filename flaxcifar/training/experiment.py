@@ -18,6 +18,7 @@ from flaxcifar.data.augment import Augment, make_augment
 from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.normalization import Normalization, statistics
 from flaxcifar.data.order import epoch_indices
+from flaxcifar.data.pipelines import Pipeline, make_pipeline
 from flaxcifar.data.split import split_validation
 from flaxcifar.devices.parallel import per_device
 from flaxcifar.errors import UserError
@@ -74,6 +75,11 @@ class Experiment:
     schedule: optax.Schedule
     sizes: tuple[tuple[int, int], ...]
     remarks: tuple[str, ...]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The input pipeline that the config names."""
+        return make_pipeline(self.config.data.pipeline)
 
     @property
     def total_steps(self) -> int:

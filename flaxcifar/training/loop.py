@@ -15,7 +15,6 @@ import numpy as np
 from flaxcifar import console
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
-from flaxcifar.data import resident
 from flaxcifar.devices import parallel, processes
 from flaxcifar.errors import Interrupted, NonFiniteError, OutOfMemoryError
 from flaxcifar.training.dispatch import Dispatch, dispatches
@@ -203,9 +202,7 @@ def train(
 
 def make_train_fn(experiment: Experiment) -> TrainFn:
     """Returns the compiled steps over all devices; the state's memory is reused."""
-    split = {}
-    if experiment.config.data.pipeline == "resident":
-        split = parallel.replicate(resident.put(experiment.dataset.train))
+    split = parallel.replicate(experiment.pipeline.put(experiment.dataset.train))
     hyperparams = parallel.replicate(experiment.hyperparams)
 
     def train_fn(

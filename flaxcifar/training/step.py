@@ -13,7 +13,7 @@ from flax import struct
 from flaxcifar.data.augment import Augment
 from flaxcifar.data.augment.resizing import resize
 from flaxcifar.data.normalization import normalize
-from flaxcifar.data.resident import gather
+from flaxcifar.data.pipelines.resident import gather
 from flaxcifar.devices.parallel import AXIS
 from flaxcifar.models.network import Network
 from flaxcifar.ops import hashing
@@ -250,7 +250,7 @@ def train_steps(
     last dispatch.
 
     Args:
-      resident: the training split on the device (`data.resident.put`), from which batches take
+      resident: the training split on the device (`ResidentPipeline.put`), from which batches take
         their examples by index; empty if the batches contain them.
     """
 

@@ -29,7 +29,7 @@ def _config(**values):
 
 
 def test_every_source_is_found_by_its_file():
-    assert SOURCES.names() == ("cifar10", "cifar100", "folder", "synthetic")
+    assert {"cifar10", "cifar100", "folder", "synthetic"} <= set(SOURCES.names())
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Both pipelines, held against each other and against NumPy."""
+"""Both pipelines against each other and against NumPy."""
 
 import itertools
 
@@ -6,13 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from flaxcifar.data import resident
 from flaxcifar.data.dataset import Split
-from flaxcifar.data.host import train_batches
 from flaxcifar.data.order import epoch_indices
+from flaxcifar.data.pipelines import make_pipeline
+from flaxcifar.data.pipelines.resident import gather
 
-# One process imports TensorFlow for all of them.
+# One process imports TensorFlow for all tests.
 pytestmark = pytest.mark.xdist_group("tensorflow")
+
+NAMES = ("host", "resident")
+HOST, RESIDENT = map(make_pipeline, NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +41,43 @@ def _assert_equal(batch, expected):
 
 
 def test_host_batches_are_those_of_the_order(split, index_batches):
-    batches = list(train_batches(split, index_batches))
+    batches = list(HOST.batches(split, index_batches))
     assert len(batches) == len(index_batches) == 5
     for batch, index in zip(batches, index_batches, strict=True):
         expected = {"image": split.images[index], "label": split.labels[index], "index": index}
         _assert_equal(batch, expected)
         assert isinstance(batch["image"], np.ndarray)
+    assert HOST.put(split) == {}
 
 
 def test_resident_batches_equal_the_hosts(split, index_batches):
-    device = resident.put(split)
-    assert device["image"].dtype == np.uint8
-    gather = jax.jit(resident.gather)
-    for batch in train_batches(split, index_batches):
-        _assert_equal(gather(device, batch["index"]), batch)
+    on_device = RESIDENT.put(split)
+    assert on_device["image"].dtype == np.uint8
+    compiled = jax.jit(gather)
+    pairs = (pipeline.batches(split, index_batches) for pipeline in (RESIDENT, HOST))
+    for sent, expected in zip(*pairs, strict=True):
+        assert sent.keys() == {"index"}
+        _assert_equal(compiled(on_device, sent["index"]), expected)
 
 
-def test_resident_data_can_lie_on_every_device(split):
-    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    device = resident.put(split, everywhere)
-    assert device["image"].sharding.is_fully_replicated
-    shape = split.images.shape
-    np.testing.assert_array_equal(device["image"].reshape(shape), split.images)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_blank_batch_looks_like_the_others(split, index_batches, name):
+    pipeline = make_pipeline(name)
+    batch, blank = next(pipeline.batches(split, index_batches)), pipeline.blank_batch(split, 16)
+    assert {key: (x.shape, x.dtype) for key, x in blank.items()} == {
+        key: (x.shape, x.dtype) for key, x in batch.items()
+    }
+
+
+def test_only_the_host_pipeline_leaves_images_on_disk():
+    assert HOST.memory_limit(3.0) == 3e9
+    assert 2**25 < HOST.memory_limit(0.0) < 2**50
+    assert RESIDENT.memory_limit(3.0) == RESIDENT.memory_limit(0.0) == np.inf
 
 
 def test_an_epoch_can_start_anywhere_and_stop_early(split, index_batches):
-    later = list(train_batches(split, index_batches[3:]))
-    for batch, expected in zip(later, list(train_batches(split, index_batches))[3:], strict=True):
+    later, whole = HOST.batches(split, index_batches[3:]), HOST.batches(split, index_batches)
+    for batch, expected in zip(later, list(whole)[3:], strict=True):
         _assert_equal(batch, expected)
-    first = list(itertools.islice(train_batches(split, index_batches), 1))
+    first = list(itertools.islice(HOST.batches(split, index_batches), 1))
     np.testing.assert_array_equal(first[0]["index"], index_batches[0])

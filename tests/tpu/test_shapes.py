@@ -6,7 +6,6 @@ import pytest
 import tiny
 
 from flaxcifar import data
-from flaxcifar.data import resident
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.tpu import shapes
@@ -34,7 +33,7 @@ def test_the_lowered_step_takes_what_training_gives(pipeline):
     step = shapes.training(exp)
     assert (step.kind, step.batch, step.looped) == ("train", 16, True)
     state = create_state(exp.recipe, exp.hyperparams, exp.params, exp.batch_stats)
-    split = resident.put(exp.dataset.train) if pipeline == "resident" else {}
+    split = exp.pipeline.put(exp.dataset.train)
     first = next(dispatch.dispatches(exp, 0, 0))
     count = np.int32(first.steps)
     given = (exp.hyperparams, state, Metrics.zero(), split, count, first.batches)

@@ -1,15 +1,12 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from flaxcifar import data
+from flaxcifar.data.dataset import Split
 from flaxcifar.training import dispatch, experiment
-
-
-@pytest.fixture(autouse=True)
-def dataset(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
 
 
 def found(exp, epoch=0, step=0):
@@ -41,10 +38,18 @@ def test_no_dispatch_has_images_of_two_sizes():
     assert cut == [(4, 4), (1, 4), (4, 6), (2, 6), (4, 0), (3, 0)]
 
 
-def test_by_default_a_dispatch_is_a_few_tenths_of_a_second(monkeypatch):
-    exp = experiment.build(tiny.config(steps_per_dispatch=0))
-    assert dispatch.room(exp) == 9  # of a tiny network, an epoch at most
-    monkeypatch.setattr(dispatch, "_CPU_FLOPS", 1.0)
-    assert dispatch.room(exp) == 1
-    monkeypatch.setattr(dispatch.ops, "chosen", lambda: "xla")
-    assert dispatch.room(experiment.build(tiny.config(steps_per_dispatch=9))) == 1
+def test_by_default_a_dispatch_takes_a_few_tenths_of_a_second():
+    def max_steps(size, **changes):
+        exp = experiment.build(tiny.config(**changes))
+        images = np.broadcast_to(np.uint8(0), (len(exp.dataset.train), size, size, 3))
+        train = Split(images, exp.dataset.train.labels)
+        large = dataclasses.replace(exp.dataset, train=train)
+        return dispatch.max_steps(dataclasses.replace(exp, dataset=large))
+
+    automatic = {"steps_per_dispatch": 0}
+    assert max_steps(8, **automatic) == 9  # of a tiny network, an epoch at most
+    assert 1 < max_steps(1024, **automatic) < 9
+    assert max_steps(4096, **automatic) == 1
+    assert max_steps(4096, steps_per_dispatch=4) == 4
+    plain = {"steps_per_dispatch": 4, "ops.convolution": "xla"}
+    assert max_steps(8, **plain) == 1

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from flaxcifar import data
-from flaxcifar.data.resident import put
+from flaxcifar.data.pipelines.resident import ResidentPipeline
 from flaxcifar.devices import parallel
 from flaxcifar.training import experiment
 from flaxcifar.training.metrics import Metrics, compute
@@ -39,7 +39,7 @@ def train(exp, steps=6, devices=1, per_dispatch=1, wrapper=parallel.pmap, reside
     state, zero, hyperparams = parallel.replicate(start, jax.devices()[:devices])
     losses = []
     every = batches(exp, steps)
-    on_device = put(exp.dataset.train) if resident else {}
+    on_device = ResidentPipeline().put(exp.dataset.train) if resident else {}
     for n in range(0, steps, per_dispatch):
         chunk = jax.tree.map(lambda x, n=n: x[n : n + per_dispatch], every)
         chunk = {"index": chunk["index"]} if resident else chunk

@@ -11,7 +11,7 @@ from flaxcifar.registry import Registry
 SOURCES = Registry("data source", package=__name__)
 
 
-def find(name: str, directory: str, image_size: int) -> Source:
+def find_source(name: str, directory: str, image_size: int) -> Source:
     """Returns the source called `name`, in `directory` or ("") wherever it usually is."""
     if name in SOURCES:
         return SOURCES.get(name)(directory, image_size)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxcifar.data.dataset import Split
-from flaxcifar.data.evaluation import eval_batches
+from flaxcifar.data.eval_batches import eval_batches
 
 
 @given(n=st.integers(0, 60), batch_size=st.integers(1, 25), seed=st.integers(0, 99))
