@@ -22,8 +22,10 @@ from flaxcifar.data.source import Source
 from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
+from flaxcifar.inference.analysis import read_details
 from flaxcifar.inference.predict import Predictor
 from flaxcifar.report import write_comparison, write_report
+from flaxcifar.report.one_run import run_page
 from flaxcifar.report.run_files import read_run
 
 NASTY = "</script><script>alert('&')</script>"
@@ -47,22 +49,6 @@ def odd_names(directory: str, image_size: int) -> Source:
     return dataclasses.replace(squares, name="odd_names", recipe="odd_names", decode=decode)
 
 
-@SOURCES.register
-def large(directory: str, image_size: int) -> Source:
-    """tiny's images, nine times as large, without superclasses."""
-    squares = SOURCES.get("squares")(directory, image_size)
-
-    def enlarged(split):
-        return dataclasses.replace(split, images=split.images.repeat(9, 1).repeat(9, 2))
-
-    def decode(empty):
-        found = squares.decode(empty)
-        splits = {"train": enlarged(found.train), "test": enlarged(found.test)}
-        return dataclasses.replace(found, superclass_of=None, superclass_names=(), **splits)
-
-    return dataclasses.replace(squares, name="large", recipe="large", decode=decode)
-
-
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
@@ -75,6 +61,7 @@ def config(data_dir):
             "report": True,
             "data.name": "odd_names",
             "data.dir": tiny.write(data_dir),
+            "data.pipeline": "resident",
             "param_groups": (("stage1", "frozen"),),
         }
     )
@@ -94,8 +81,8 @@ def page(workdir):
 
 
 @pytest.fixture
-def copy(workdir, tmp_path):
-    return shutil.copytree(workdir, tmp_path / "copy")
+def clone(workdir, tmp_path):
+    return shutil.copytree(workdir, tmp_path / "clone")
 
 
 def page_of(workdir):
@@ -241,20 +228,21 @@ def test_a_run_killed_at_its_end_has_everything_once_in_the_end(
     assert all(steps == sorted(set(steps)) for steps in found.values())
 
 
-def test_a_failing_report_loses_nothing(tmp_path, monkeypatch, capsys):
+def test_a_failing_report_loses_nothing(config, clone, monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("no room\nfor it")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SummaryWriter, "add_image", fail)
-        changes = {"report": True, "total_steps": 1, "data.name": "large", "augment": ()}
-        train(tiny.config(**changes), tmp_path)
+    (clone / "summary.json").unlink()
+    monkeypatch.setattr(SummaryWriter, "add_image", fail)
+    train(config, clone)
     assert "the report was not written: RuntimeError: no room for it" in capsys.readouterr().out
-    assert (tmp_path / "summary.json").exists() and not (tmp_path / "report.html").exists()
-    page = Page(write_report(tmp_path).read_text())
-    # Larger images are reduced to 64 x 64.
-    assert page.film("random").shape == (64, 48 * 64, 3)
-    # Without superclasses the table of classes is not folded.
+    assert (clone / "summary.json").exists() and not (clone / "report.html").exists()
+
+
+def test_without_superclasses_the_table_of_classes_is_not_folded(workdir):
+    details = read_details(workdir)
+    plain = dataclasses.replace(details.dataset, superclass_of=None, superclass_names=())
+    page = Page(run_page(read_run(workdir), dataclasses.replace(details, dataset=plain)))
     classes = page.section("classes")
     assert not list(classes.all("details")) and len(classes.one("table").rows()[0]) == 4
     assert list(page.data()["confusion"]["order"]) == ["label", "accuracy"]
@@ -268,56 +256,56 @@ def test_frozen_layers_are_marked(page):
     assert states["head"] == "trained"
 
 
-def test_a_run_in_progress_has_a_report_without_the_test_split(copy):
-    (copy / "summary.json").unlink()
-    (copy / "metrics.jsonl").write_text((copy / "metrics.jsonl").read_text()[:-20])
-    page = Page(write_report(copy).read_text())
+def test_a_run_in_progress_has_a_report_without_the_test_split(clone):
+    (clone / "summary.json").unlink()
+    (clone / "metrics.jsonl").write_text((clone / "metrics.jsonl").read_text()[:-20])
+    page = Page(write_report(clone).read_text())
     assert "in progress" in page.one("p", **{"class": "subtitle"}).text
     assert "Epochs so far" in [name.text for name in page.all("dt")]
     assert "Not recorded" in page.section("environment").text
     assert len(page.data()["runs"][0]["rows"]) == 1
-    train = tiny.dataset().train
-    check_matrix(page, copy, train.images[VALIDATION], train.labels[VALIDATION])
+    data = tiny.dataset().train
+    check_matrix(page, clone, data.images[VALIDATION], data.labels[VALIDATION])
     shown = {image.tobytes() for image in np.split(page.film("random"), 48, axis=1)}
-    assert shown == {image.tobytes() for image in train.images[VALIDATION]}
+    assert shown == {image.tobytes() for image in data.images[VALIDATION]}
 
 
-def test_imported_weights_have_a_report(copy):
+def test_imported_weights_have_a_report(clone):
     for name in ("summary.json", "config.json", "metrics.jsonl", "timing.jsonl"):
-        (copy / name).unlink()
-    page = Page(write_report(copy).read_text())
-    matrix = check_matrix(page, copy, TEST.images, TEST.labels)
+        (clone / name).unlink()
+    page = Page(write_report(clone).read_text())
+    matrix = check_matrix(page, clone, TEST.images, TEST.labels)
     accuracy = np.trace(matrix) / matrix.sum()
     assert [box.text for box in page.all("dd")] == [f"{100 * accuracy:.2f} %"]
     assert "in progress" not in page.one("p", **{"class": "subtitle"}).text
     assert "curves" not in [section.attributes["id"] for section in page.all("section")]
 
 
-def test_numbers_that_are_not_finite_are_left_out(copy):
-    rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+def test_numbers_that_are_not_finite_are_left_out(clone):
+    rows = [json.loads(line) for line in (clone / "metrics.jsonl").read_text().splitlines()]
     rows[0]["validation_loss"], rows[1]["validation_loss"] = float("nan"), float("inf")
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = Page(write_report(copy).read_text()).data()["runs"][0]["rows"]
+    (clone / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = Page(write_report(clone).read_text()).data()["runs"][0]["rows"]
     assert [row["validation_loss"] for row in shown] == [None, None]
     assert [row["train_loss"] for row in shown] == [row["train_loss"] for row in rows]
 
 
-def test_figures_of_another_step_say_so(page, copy):
+def test_figures_of_another_step_say_so(page, clone):
     assert "figures here" not in page.one("p", **{"class": "subtitle"}).text
-    summary = summary_of(copy)
-    (copy / "summary.json").write_text(json.dumps(summary | {"evaluated_step": 7}))
-    changed = Page(write_report(copy).read_text())
+    summary = summary_of(clone)
+    (clone / "summary.json").write_text(json.dumps(summary | {"evaluated_step": 7}))
+    changed = Page(write_report(clone).read_text())
     assert "figures here are from step 7." in changed.one("p", **{"class": "subtitle"}).text
 
 
-def test_runs_side_by_side(workdir, copy, tmp_path):
-    saved = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(saved | {"batch_size": 8}))
-    (copy / "summary.json").unlink()
+def test_runs_side_by_side(workdir, clone, tmp_path):
+    saved = json.loads((clone / "config.json").read_text())
+    (clone / "config.json").write_text(json.dumps(saved | {"batch_size": 8}))
+    (clone / "summary.json").unlink()
     output = tmp_path / "both.html"
-    main(["--compare", str(workdir), str(copy), "--output", str(output)])
+    main(["--compare", str(workdir), str(clone), "--output", str(output)])
     page = Page(output.read_text())
-    assert [run["name"] for run in page.data()["runs"]] == ["first", "copy"]
+    assert [run["name"] for run in page.data()["runs"]] == ["first", "clone"]
     assert page.section("differences").one("table").rows() == [["batch_size", "16", "8"]]
     table = page.section("results").one("table")
     headings = [heading.text for heading in table.all("th")]
