@@ -7,7 +7,8 @@ Each example counts once, on any number of devices.
 
 from flaxcifar import console
 from flaxcifar.cli.command import Parser
-from flaxcifar.training.evaluation import evaluate_workdir
+from flaxcifar.inference.evaluate import evaluate
+from flaxcifar.inference.trained import Trained
 from flaxcifar.training.results import results_table
 from flaxcifar.training.test_time import WEIGHTS
 
@@ -25,6 +26,7 @@ def parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Prints a table of the metrics."""
     flags = parser().parse_args(argv)
-    values = evaluate_workdir(flags.workdir, flags.split, flags.views)
+    trained = Trained.from_workdir(flags.workdir)
+    values = evaluate(trained, flags.split, flags.views)
     results = {flags.split: values["single"], f"{flags.split}, views": values.get("augmented")}
     console.show(results_table(f"best checkpoint of {flags.workdir}", results))

@@ -15,7 +15,7 @@ from flaxcifar import console
 from flaxcifar.cli.command import Parser
 from flaxcifar.errors import UserError
 from flaxcifar.inference.export import FORMATS, export, make_checks
-from flaxcifar.inference.predict import Predictor
+from flaxcifar.inference.trained import Trained
 
 
 def parser() -> Parser:
@@ -36,17 +36,17 @@ def main(argv: list[str]) -> None:
         for package in FORMATS[name][1]:
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"--format {name} needs {package}: pip install -e '.[export]'")
-    predictor = Predictor.from_workdir(flags.workdir)
+    trained = Trained.from_workdir(flags.workdir)
     folder = flags.output or Path(flags.workdir) / "export"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be made ({error.strerror})") from error
-    checks = make_checks(predictor)
+    checks = make_checks(trained)
     for name in flags.format:
         path = folder / f"model.{name}"
         with console.working(f"exporting to {name}"):
-            worst = export(predictor, name, path, checks)
+            worst = export(trained, name, path, checks)
         console.say(
             f"{path} ({path.stat().st_size / 1e6:.1f} MB): logits within {worst:.1e} of the model's"
         )

@@ -16,7 +16,7 @@ import numpy as np
 from flaxcifar import console
 from flaxcifar.cli.command import Parser, check_folder
 from flaxcifar.errors import RunError, UserError
-from flaxcifar.inference.predict import Predictor
+from flaxcifar.inference.trained import Trained
 
 _SHOWN = 20  # most predictions printed when --output has all of them
 _DRAWN = 64  # most images in the picture of --draw
@@ -106,15 +106,15 @@ def main(argv: list[str]) -> None:
     check_folder("--output", flags.output)
     check_folder("--draw", flags.draw)
     paths = find(flags.images)
-    predictor = Predictor.from_workdir(flags.workdir)
+    trained = Trained.from_workdir(flags.workdir)
     predictions: list[Prediction] = []
     unread = 0
-    for path, found in predictor.files(paths):
+    for path, found in trained.predict_files(paths):
         if isinstance(found, UserError):
             console.say(str(found))
             unread += 1
             continue
-        best = best_classes(found, predictor.class_names, flags.top)
+        best = best_classes(found, trained.class_names, flags.top)
         predictions.append({"image": str(path), "predictions": best})
         if len(predictions) <= _SHOWN or not flags.output:
             words = (f"{p['class']} {console.percent(p['probability'])}" for p in best)

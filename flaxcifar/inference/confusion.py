@@ -1,4 +1,4 @@
-"""What a classifier confuses, and how far its probabilities can be trusted."""
+"""Confusion matrix and calibration of a classifier."""
 
 import dataclasses
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Returns int64 [classes, classes]: the examples of each label (row) by prediction (column)."""
+    """Counts examples by label (row) and prediction (column), int64 [classes, classes]."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
 def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """Returns (label, prediction, examples) of the commonest mistakes, the commonest first."""
+    """Returns (label, prediction, examples) of the most frequent mistakes, in this order."""
     mistakes = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
     found = [(*divmod(int(n), len(matrix)), int(mistakes.flat[n])) for n in order]
@@ -21,14 +21,16 @@ def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Examples by the probability of their predicted class, in bins of equal width.
+    """Reliability of probabilities: examples in bins of equal width by confidence.
+
+    The confidence of an example is the probability of its predicted class.
 
     Attributes:
       counts: int64 [bins].
-      confidence: the mean probability in each bin, float64 [bins]; 0 in empty ones.
-      accuracy: the share of right predictions in each bin, float64 [bins]; 0 in empty ones.
-      error: the expected calibration error: the mean over all examples of the distance between
-        their bin's confidence and accuracy (Guo et al., 2017).
+      confidence: mean confidence of each bin, float64 [bins]; 0 in empty bins.
+      accuracy: fraction of correct predictions in each bin, float64 [bins]; 0 in empty bins.
+      error: expected calibration error: the difference between confidence and accuracy of a bin,
+        averaged over examples (Guo et al., 2017).
     """
 
     counts: np.ndarray
@@ -38,9 +40,9 @@ class Calibration:
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calibration:
-    """Returns the calibration of probabilities, float [N, classes], against labels, int [N].
+    """Computes the calibration of probabilities, float [N, classes], for labels, int [N].
 
-    A bin holds what is above its lower edge, up to and including its upper one.
+    A bin excludes its lower edge and includes its upper edge.
     """
     confidence = np.max(probabilities, axis=1).astype(np.float64)
     correct = np.argmax(probabilities, axis=1) == labels

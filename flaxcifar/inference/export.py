@@ -1,4 +1,8 @@
-"""Exports a trained model to safetensors, StableHLO and ONNX, checked against the model itself."""
+"""Exports a trained model for use without flaxcifar: SafeTensors, StableHLO and ONNX.
+
+StableHLO and ONNX models map images, uint8 [N, S, S, 3], to logits, float32 [N, classes],
+preprocessing included.
+"""
 
 import contextlib
 import dataclasses
@@ -10,67 +14,64 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from flaxcifar.errors import RunError
-from flaxcifar.inference.predict import Predictor, compute_logits
+from flaxcifar.inference.trained import Trained, compute_logits
 
-# A function of images that gives logits.
+# From images to logits.
 Model = Callable[[np.ndarray], np.ndarray]
 
-# What may differ, relative to the largest logit: the order of sums, and bfloat16's 8 bits.
+# Largest difference relative to the largest logit, from the order of sums and bfloat16's 8 bits.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write_safetensors(predictor: Predictor, path: Path) -> Model:
-    """Writes parameters and statistics by their paths; returns the model with what it reads back.
+def write_safetensors(trained: Trained, path: Path) -> Model:
+    """Writes parameters and batch statistics by path; returns the model with the arrays read back.
 
-    The metadata of the file has `class_names`, `normalization` and `image_size` as JSON.
+    The metadata holds `class_names`, `normalization` and `image_size` as JSON.
     """
     from safetensors.numpy import load_file, save_file
 
-    params, batch_stats = predictor.variables
+    params, batch_stats = trained.variables
     facts = {
-        "class_names": json.dumps(predictor.class_names),
-        "normalization": json.dumps(predictor.normalization.to_json()),
-        "image_size": json.dumps(predictor.image_size),
+        "class_names": json.dumps(trained.class_names),
+        "normalization": json.dumps(trained.normalization.to_json()),
+        "image_size": json.dumps(trained.image_size),
     }
     arrays = {name: np.asarray(value) for name, value in {**params, **batch_stats}.items()}
     save_file(arrays, path, metadata=facts)
     found = load_file(path)
     variables = tuple({name: found[name] for name in part} for part in (params, batch_stats))
-    return jax.jit(_logits(predictor, variables))
+    return jax.jit(_logits(dataclasses.replace(trained, variables=variables)))
 
 
-def write_stablehlo(predictor: Predictor, path: Path) -> Model:
-    """Writes a program for CPUs, NVIDIA GPUs and TPUs; returns the one that is read back."""
+def write_stablehlo(trained: Trained, path: Path) -> Model:
+    """Writes a program for CPUs, NVIDIA GPUs and TPUs; returns the program read back."""
     from jax import export
 
     (batch,) = export.symbolic_shape("batch")
-    shape = (batch, predictor.image_size, predictor.image_size, 3)
-    program = jax.jit(_portable_logits(predictor))
-    traced = jax.ShapeDtypeStruct(shape, np.uint8)
-    exported = export.export(program, platforms=_PLATFORMS)(traced)
-    path.write_bytes(exported.serialize())
+    images = jax.ShapeDtypeStruct((batch, trained.image_size, trained.image_size, 3), np.uint8)
+    program = jax.jit(_logits(_portable(trained)))
+    path.write_bytes(export.export(program, platforms=_PLATFORMS)(images).serialize())
     return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
 
 
-def write_onnx(predictor: Predictor, path: Path) -> Model:
-    """Writes an ONNX model, input `images`, output `logits`; returns it as ONNX Runtime has it.
+def write_onnx(trained: Trained, path: Path) -> Model:
+    """Writes an ONNX model, input `images`, output `logits`; returns it run by ONNX Runtime.
 
-    It computes in float32: ONNX Runtime's CPU kernels have no bfloat16.
+    It computes in float32, because ONNX Runtime's CPU kernels have no bfloat16.
     """
-    # It warns of plugins for libraries that are not there.
+    # jax2onnx warns of plugins for libraries that are not installed.
     logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
     with _quiet():
         import jax2onnx
 
-        size = predictor.image_size
-        function = _portable_logits(predictor.in_float32())
+        size = trained.image_size
+        function = _logits(_portable(trained.in_float32()))
         images = types.SimpleNamespace(shape=("batch", size, size, 3), dtype=np.dtype(np.uint8))
         names = {"input_names": ["images"], "output_names": ["logits"]}
         model = jax2onnx.to_onnx(function, [images], **names)
@@ -83,7 +84,7 @@ def write_onnx(predictor: Predictor, path: Path) -> Model:
     return lambda images: session.run(["logits"], {"images": images})[0]
 
 
-# Each with the packages it needs.
+# The function that writes each format, and the packages it needs.
 FORMATS = {
     "safetensors": (write_safetensors, ("safetensors",)),
     "stablehlo": (write_stablehlo, ()),
@@ -91,9 +92,52 @@ FORMATS = {
 }
 
 
+def make_checks(trained: Trained) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns batches of one and of five random images, each with the model's own logits."""
+    size, own, checks = trained.image_size, jax.jit(_logits(trained)), []
+    for count in (1, 5):
+        random = np.random.default_rng(count)
+        images = random.integers(0, 256, (count, size, size, 3), np.uint8)
+        checks.append((images, np.asarray(own(images))))
+    return checks
+
+
+def export(
+    trained: Trained, name: str, path: Path, checks: list[tuple[np.ndarray, np.ndarray]]
+) -> float:
+    """Writes one of `FORMATS`, and compares its logits with the model's own in `checks`.
+
+    Returns:
+      The largest difference, relative to the largest logit.
+
+    Raises:
+      RunError: if the difference is more than rounding explains. No file is written.
+    """
+    write, _ = FORMATS[name]
+    most = _TOLERANCE[trained.config.precision]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        model = write(trained, temporary)
+        differences = [
+            np.max(np.abs(np.asarray(model(images)) - expected)) / np.max(np.abs(expected))
+            for images, expected in checks
+        ]
+        worst = float(np.max(differences))
+        if not worst <= most:  # also if it is NaN
+            raise RunError(
+                f"{name}: its logits differ from the model's by {worst:.1e} of the largest, more "
+                f"than the {most:.0e} that rounding explains; nothing was written"
+            )
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return worst
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, what a converter prints is dropped."""
+    """Suppresses output and warnings of a converter."""
     with contextlib.ExitStack() as stack:
         nowhere = stack.enter_context(open(os.devnull, "w"))
         stack.enter_context(contextlib.redirect_stdout(nowhere))
@@ -103,54 +147,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _logits(predictor: Predictor, variables: Any) -> Callable[[jax.Array], jax.Array]:
+def _logits(trained: Trained) -> Callable[[jax.Array], jax.Array]:
+    """Returns the model as a function of images, its arrays constants."""
     return functools.partial(
-        compute_logits, predictor.network, predictor.normalization.arrays(), variables
+        compute_logits, trained.network, trained.normalization.arrays(), trained.variables
     )
 
 
-def _portable_logits(predictor: Predictor) -> Callable[[jax.Array], jax.Array]:
-    """Returns the logits computed by XLA's own convolutions, which exist everywhere."""
-    network = dataclasses.replace(predictor.network, convolution="xla")
-    return functools.partial(
-        compute_logits, network, predictor.normalization.arrays(), predictor.variables
-    )
-
-
-def make_checks(predictor: Predictor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns batches of one and of five random images, each with the model's own logits."""
-    size, own, checks = predictor.image_size, jax.jit(_logits(predictor, predictor.variables)), []
-    for count in (1, 5):
-        random = np.random.default_rng(count)
-        images = random.integers(0, 256, (count, size, size, 3), np.uint8)
-        checks.append((images, np.asarray(own(images))))
-    return checks
-
-
-def export(
-    predictor: Predictor, name: str, path: Path, checks: list[tuple[np.ndarray, np.ndarray]]
-) -> float:
-    """Writes one format and returns how far its logits are from the model's, relative to those.
-
-    Raises RunError, and leaves nothing behind, where they are further than rounding explains.
-    """
-    write, _ = FORMATS[name]
-    most = _TOLERANCE[predictor.precision]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        model = write(predictor, temporary)
-        distances = [
-            np.max(np.abs(np.asarray(model(images)) - expected)) / np.max(np.abs(expected))
-            for images, expected in checks
-        ]
-        worst = float(np.max(distances))
-        if not worst <= most:
-            raise RunError(
-                f"{name}: its logits differ from the model's by {worst:.1e} of the largest, more "
-                f"than the {most:.0e} that rounding explains; nothing was written"
-            )
-        temporary.chmod(0o644)  # safetensors' files are their owner's alone
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return worst
+def _portable(trained: Trained) -> Trained:
+    """Returns the model with XLA's own convolutions, which exist on every platform."""
+    network = dataclasses.replace(trained.network, convolution="xla")
+    return dataclasses.replace(trained, network=network)

@@ -1,4 +1,4 @@
-"""Reads networks from Keras files, and writes them for Keras."""
+"""Converts weights between Keras files and workdirs."""
 
 import hashlib
 import os
@@ -9,23 +9,19 @@ from typing import Any
 import numpy as np
 
 from flaxcifar import config, console, data
-from flaxcifar.config import to_json
+from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.normalization import Normalization, statistics
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.inference.trained import Trained
 from flaxcifar.keras_weights import files
-from flaxcifar.keras_weights.compare import (
-    compare,
-    import_keras,
-    keras_spec,
-    read_model,
-    write_model,
-)
+from flaxcifar.keras_weights.compare import compare, import_keras
 from flaxcifar.keras_weights.match import check_epsilon, match
-from flaxcifar.models.network import Network
+from flaxcifar.models.crcv import SIZES
 from flaxcifar.training.networks import make_network
-from flaxcifar.workdir.checkpoints import Checkpoints, read_best
+from flaxcifar.workdir.checkpoints import Checkpoints
 from flaxcifar.workdir.run_folder import prepare
 
+_COUNTERPARTS = ("vgg16", "resnet", "crcv")
 _ENDINGS = (".weights.h5", ".keras", ".h5")
 _INSTALL = 'pip install "flaxcifar[keras]"'
 
@@ -37,106 +33,94 @@ def read(
     normalization: Normalization | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Makes `workdir`, which must be new or empty, of the weights in a Keras file.
+    """Makes a workdir from the weights in a Keras file.
+
+    If Keras is installed, its logits must equal flaxcifar's.
 
     Args:
-      settings: a checked config, whose model is that of the file.
-      normalization: what the weights were trained with; by default what the config says, of the
-        whole training split.
-      class_names: by default the dataset's, or numbers where it is not at hand.
+      path: the Keras file.
+      workdir: a new or empty folder.
+      settings: a checked config with the model of the file.
+      normalization: of the images the weights were trained on; by default computed from the
+        training split, as the config says.
+      class_names: by default the dataset's, or numbers if the dataset is missing.
 
-    Raises UserError where the file, the model, the classes or the workdir do not fit; nothing was
-    written then.
+    Raises:
+      UserError: if the file, the model, the classes or the workdir do not fit. Nothing is written.
     """
-    spec = keras_spec(settings.model)
+    spec = _keras_spec(settings.model)
     if workdir.is_file() or workdir.is_dir() and any(workdir.iterdir()):
-        raise UserError(f"{workdir} is there already: choose a new --workdir")
+        raise UserError(f"{workdir} already exists: choose a new --workdir")
     file = files.read(path)
     dense = [layer.arrays[0] for layer in file.layers if layer.arrays[0].ndim == 2]
     classes = dense[-1].shape[1] if dense else 1
-    network, shape = _network(settings, classes)
-    arrays, shortcut_first = match(network, shape, file)
+    network, _ = make_network(settings, classes)
+    arrays, shortcut_first = match(network, _image_shape(settings), file)
     check_epsilon(network, file)
-    normalization, names, fingerprint = _context(settings, classes, normalization, class_names)
+    params, batch_stats = ({p: arrays[p] for p in shapes} for shapes in network.abstract())
+    context = _context(settings, classes, normalization, class_names)
+    trained = Trained(settings, network, (params, batch_stats), **context)
+    mean, std = list(trained.normalization.mean), list(trained.normalization.std)
     console.say(
         f"{path}: {len(file.layers)} layers of {spec['name']}, {classes} classes; images are "
-        f"normalised by mean {list(normalization.mean)} and deviation {list(normalization.std)}"
+        f"normalized by mean {mean} and std {std}"
     )
-    if import_keras() is None:
-        console.say(f"not compared with Keras, which cannot be imported: {_INSTALL}")
-    else:
-        # Layers of dropout have no weights, but Keras numbers them.
-        spec |= {"dropout": 0.0} | ({"shortcut_first": True} if shortcut_first else {})
-        model = read_model(file, spec, shape, classes)
-        words, equal = compare(model, network, _split(network, arrays))
-        console.say(words)
-        if not equal:
-            raise UserError(
-                f"{path} is of another network than {spec['name']} here, although the shapes "
-                "agree: activations, pools or the order of layers must differ; nothing was written"
-            )
-    record = {
-        "epoch": 0,
-        "history": [{"epoch": 0, "step": 0}],
-        "config": to_json(settings),
-        "normalization": normalization.to_json(),
-        "class_names": list(names),
-        "fingerprint": fingerprint,
-        "imported": {"file": path.name, "sha256": _sha256(path)},
-    }
-    prepare(workdir)
-    with Checkpoints(workdir) as checkpoints:
-        checkpoints.save_best(1, *_split(network, arrays), record)
-        checkpoints.wait()
+    # Dropout layers have no weights, but Keras numbers them.
+    spec |= {"dropout": 0.0} | ({"shortcut_first": True} if shortcut_first else {})
+    _check_logits(file, spec, trained.in_float32())
+    _save(trained, workdir, path)
     console.say(f"evaluate it: python -m flaxcifar evaluate --workdir {workdir}")
     console.say(f"fine-tune it: python -m flaxcifar.main --config.init_from={workdir} ...")
 
 
 def write(path: Path, workdir: str) -> None:
-    """Writes the best checkpoint of a run as a Keras file, by the name's ending.
+    """Writes the best checkpoint of a run as a Keras file; the file's ending gives the format.
 
-    Raises UserError where that is not possible, RunError where Keras computes other logits; nothing
-    was written then.
+    Raises:
+      UserError: if the ending, the folder, the workdir or the model do not fit, or Keras is not
+        installed.
+      RunError: if Keras computes other logits. Neither leaves a file behind.
     """
     if not path.name.endswith(_ENDINGS):
         raise UserError(f"{path} must end in one of {', '.join(_ENDINGS)}")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
-    best, record = read_best(workdir)
-    settings = config.from_json(record["config"])
-    spec, classes = keras_spec(settings.model), len(record["class_names"])
+    trained = Trained.from_workdir(workdir).in_float32()
+    spec, classes = _keras_spec(trained.config.model), len(trained.class_names)
     if import_keras() is None:
-        raise UserError(f"Keras files are written by Keras, which cannot be imported: {_INSTALL}")
-    network, shape = _network(settings, classes)
-    arrays = {**best["params"], **best["batch_stats"]}
+        raise UserError(f"writing Keras files needs Keras, which cannot be imported: {_INSTALL}")
+    from flaxcifar.keras_weights.networks import write_model
+
+    params, batch_stats = trained.variables
+    shape = _image_shape(trained.config)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        model = write_model(temporary, arrays, spec, shape, classes)
-        words, equal = compare(model, network, (best["params"], best["batch_stats"]))
+        model = write_model(temporary, {**params, **batch_stats}, spec, shape, classes)
+        words, equal = compare(model, trained.network, trained.variables)
         console.say(words)
         if not equal:
-            raise RunError(f"Keras does not compute what flaxcifar does; {path} was not written")
+            raise RunError(f"{path} was not written: Keras computes other logits than flaxcifar")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    normalization = Normalization.from_json(record["normalization"])
-    mean, std = list(normalization.mean), list(normalization.std)
-    console.say(f"{path}: {spec['name']}, {classes} classes, which returns logits")
-    console.say(f"it takes (images - {mean}) / ({std} + 1e-7) of images from 0 to 255")
+    mean, std = list(trained.normalization.mean), list(trained.normalization.std)
+    console.say(f"{path}: {spec['name']}, {classes} classes, returns logits")
+    console.say(f"its input is (images - {mean}) / ({std} + 1e-7), images from 0 to 255")
 
 
-def _network(settings: Any, classes: int) -> tuple[Network, tuple[int, int, int]]:
-    """Returns the config's model, in float32 whatever its precision, and its images' shape."""
-    exact = config.from_json(to_json(settings) | {"precision": "float32"})
-    size = settings.data.image_size
-    return make_network(exact, classes)[0], (size, size, 3)
+def _keras_spec(model: Any) -> dict[str, Any]:
+    """Returns `config.model` as `networks.build` takes it."""
+    spec = dict(model)
+    if spec["name"] not in _COUNTERPARTS:
+        known = ", ".join(_COUNTERPARTS)
+        raise UserError(f"model {spec['name']!r} has no counterpart in Keras (these have: {known})")
+    if spec["name"] == "crcv":
+        spec["stages"] = SIZES[spec.pop("size", "slim")]
+    return spec
 
 
-def _split(network: Network, arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """Returns the parameters and the statistics."""
-    kinds = (network.param_shapes, network.stat_shapes)
-    params, batch_stats = ({path: arrays[path] for path, _ in kind} for kind in kinds)
-    return params, batch_stats
+def _image_shape(settings: Any) -> tuple[int, int, int]:
+    return (settings.data.image_size, settings.data.image_size, 3)
 
 
 def _context(
@@ -144,37 +128,74 @@ def _context(
     classes: int,
     normalization: Normalization | None,
     class_names: Sequence[str] | None,
-) -> tuple[Normalization, Sequence[str], str | None]:
-    """Returns the preprocessing, the classes' names and the dataset's fingerprint, if it is known.
-
-    The dataset is loaded only where something is not given.
-    """
+) -> dict[str, Any]:
+    """Returns the normalization, class names and fingerprint; loads the dataset only if needed."""
+    dataset, source = None, "--class_names"
     if normalization is None and settings.data.normalization == "unit":
         normalization = statistics(np.zeros(0), np.zeros(0), "unit")
-    dataset = None
     if normalization is None or class_names is None:
-        try:
-            dataset = data.load(settings.data)
-        except UserError as error:
-            if normalization is None:
-                raise UserError(f"{error}; or give the preprocessing by --mean and --std") from None
-            console.say(f"{error}; the classes are called by numbers")
+        dataset = _load_dataset(settings, required=normalization is None)
     if normalization is None:
         images = dataset.train.images
         normalization = statistics(images, np.arange(len(images)), settings.data.normalization)
-    source = "--class_names"
     if class_names is None:
-        class_names = dataset.class_names if dataset else tuple(map(str, range(classes)))
+        class_names = dataset.class_names if dataset else map(str, range(classes))
         source = f"dataset {settings.data.name!r}"
+    class_names = tuple(class_names)
     if len(class_names) != classes:
         raise UserError(
             f"the file's network has {classes} classes, {source} has {len(class_names)}: choose "
             "the dataset by --config.data.name or give the names by --class_names"
         )
     fits = dataset is not None and len(dataset.class_names) == classes
-    return normalization, class_names, dataset.fingerprint if fits else None
+    return {
+        "normalization": normalization,
+        "class_names": class_names,
+        "fingerprint": dataset.fingerprint if fits else None,
+    }
 
 
-def _sha256(path: Path) -> str:
+def _load_dataset(settings: Any, required: bool) -> Dataset | None:
+    try:
+        return data.load(settings.data)
+    except UserError as error:
+        if required:
+            raise UserError(f"{error}; or give the preprocessing by --mean and --std") from None
+        console.say(f"{error}; classes are named by numbers")
+        return None
+
+
+def _check_logits(file: files.KerasFile, spec: dict[str, Any], trained: Trained) -> None:
+    """Raises UserError if Keras is installed and computes other logits with the file."""
+    if import_keras() is None:
+        console.say(f"not compared with Keras, which cannot be imported: {_INSTALL}")
+        return
+    from flaxcifar.keras_weights.networks import read_model
+
+    model = read_model(file, spec, _image_shape(trained.config), len(trained.class_names))
+    words, equal = compare(model, trained.network, trained.variables)
+    console.say(words)
+    if not equal:
+        raise UserError(
+            f"{file.path} has the shapes of {spec['name']} but is of another network: activations, "
+            "pools or the order of layers differ; nothing was written"
+        )
+
+
+def _save(trained: Trained, workdir: Path, path: Path) -> None:
+    """Writes a workdir with the weights as its best checkpoint."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = {
+        "epoch": 0,
+        "history": [{"epoch": 0, "step": 0}],
+        "config": config.to_json(trained.config),
+        "normalization": trained.normalization.to_json(),
+        "class_names": list(trained.class_names),
+        "fingerprint": trained.fingerprint,
+        "imported": {"file": path.name, "sha256": digest},
+    }
+    prepare(workdir)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save_best(1, *trained.variables, record)
+        checkpoints.wait()

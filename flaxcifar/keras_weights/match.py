@@ -1,4 +1,4 @@
-"""Which layer of a Keras file is which of a network: by order and shapes, not by names."""
+"""Matches the layers of a Keras file with those of a network, by order and shapes."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -11,15 +11,15 @@ from flaxcifar.keras_weights.files import FileLayer, KerasFile
 from flaxcifar.models.network import Network
 from flaxcifar.models.summary import layer_rows
 
-# Keras' order of a layer's arrays, by the names they have here.
+# Keras' order of a layer's arrays, under flaxcifar's names.
 _ORDER = ("kernel", "scale", "bias", "mean", "var")
-# By the number of dimensions of the first.
+# By the number of dimensions of the first array.
 _KINDS = {4: "convolution", 2: "dense", 1: "BatchNorm"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer of a network that has arrays: path, kind, and shapes by path in Keras' order."""
+    """A layer with weights: path, kind, and the shapes of its arrays by path, in Keras' order."""
 
     path: str
     kind: str
@@ -29,9 +29,10 @@ class Layer:
 def match(
     network: Network, image_shape: tuple[int, int, int], file: KerasFile
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """Returns the file's arrays by the network's paths, and whether shortcuts come first in it.
+    """Returns the file's arrays by the network's paths, and whether shortcuts come first.
 
-    Raises UserError, naming the first layer that differs, where they are not of one network.
+    Raises:
+      UserError: if the file is of another network; the message names the first difference.
     """
     layers = network_layers(network, image_shape)
     tried = [_pair(keras_order(layers, first), file) for first in (False, True)]
@@ -43,13 +44,13 @@ def match(
                 for path, array in zip(layer.shapes, found.arrays, strict=True)
             }
             return arrays, bool(shortcut_first)
-    # The order that fits further is the one that was meant.
+    # Report the order in which more layers match.
     _, difference = max(tried, key=lambda result: len(result[0]))
     raise UserError(f"{file.path} is of another network: {difference}")
 
 
 def network_layers(network: Network, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """Returns the layers that have arrays, in the order of the computation."""
+    """Returns the layers with weights, in order of computation."""
     known = dict(network.param_shapes + network.stat_shapes)
     layers = []
     for row in layer_rows(network, image_shape):
@@ -61,11 +62,11 @@ def network_layers(network: Network, image_shape: tuple[int, int, int]) -> list[
 
 
 def keras_order(layers: Sequence[Layer], shortcut_first: bool) -> list[Layer]:
-    """Returns the layers as a model of Keras lists them.
+    """Returns the layers in the order of a Keras model.
 
-    It sorts them by their distance from the output: the convolution and the BatchNorm of a shortcut
-    stand beside the branch's last two, behind them or, where the shortcut is the first argument of
-    the addition, before.
+    Keras sorts them by distance from the output. This interleaves the convolution and BatchNorm of
+    a shortcut with the last two layers of the branch: after them or, if the shortcut is the first
+    argument of the addition, before them.
     """
     result = list(layers)
     for n, layer in enumerate(layers):
@@ -77,14 +78,14 @@ def keras_order(layers: Sequence[Layer], shortcut_first: bool) -> list[Layer]:
 
 
 def _pair(layers: Sequence[Layer], file: KerasFile) -> tuple[list[tuple[Layer, FileLayer]], str]:
-    """Returns the pairs up to the first that does not fit, and what does not; "" if all do."""
+    """Returns the pairs before the first mismatch, and its description or ""."""
     pairs: list[tuple[Layer, FileLayer]] = []
     left = list(file.layers)
     for layer in layers:
         expected = f"{layer.kind} {_words(layer.shapes.values())} is expected"
         found = next((x for x in left if x.kind in ("", layer.kind)), None)
         if found is None:
-            return pairs, f"for {layer.path} a {expected}, and the file has no more of them"
+            return pairs, f"for {layer.path} a {expected}, but the file has no more of them"
         shapes = [array.shape for array in found.arrays]
         if shapes != list(layer.shapes.values()):
             return pairs, f"its {found.name} is {_words(shapes)}, for {layer.path} a {expected}"
@@ -102,7 +103,7 @@ def _words(shapes: Iterable[tuple[int, ...]]) -> str:
 
 
 def check_epsilon(network: Network, file: KerasFile) -> None:
-    """Raises UserError where the file says that its BatchNorms have another epsilon."""
+    """Raises UserError if the file states another epsilon for its BatchNorms."""
     modules = nnx.iter_modules(network.module(*network.abstract()))
     ours = {module.epsilon for _, module in modules if isinstance(module, nnx.BatchNorm)}
     for layer in file.network or ():

@@ -1,18 +1,25 @@
-"""The networks of flaxcifar/models in Keras, and their weights under flaxcifar's paths.
+"""Keras models of flaxcifar's networks: building, reading and writing.
 
-A layer is called as the module there, with "-" for "/". Logits are float32, without softmax.
+Layers are named like the modules in flaxcifar/models, with "-" for "/". Models return float32
+logits.
 """
 
+import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import absl.logging
 import keras
 import numpy as np
 from keras import layers
 
-from flaxcifar.keras_weights.files import LAYERS
+from flaxcifar.errors import UserError
+from flaxcifar.keras_weights.files import LAYERS, KerasFile
 
-# Keras' names of weights, and flaxcifar's.
+# From Keras' names of weights to flaxcifar's.
 WEIGHTS = {
     "kernel": "kernel",
     "bias": "bias",
@@ -22,7 +29,7 @@ WEIGHTS = {
     "moving_variance": "var",
 }
 
-# Given the path of a kernel, its regularizer or None.
+# From the path of a kernel to its regularizer or None.
 Penalty = Callable[[str], Any]
 
 
@@ -32,7 +39,7 @@ def build(
     num_classes: int,
     penalty: Penalty = lambda path: None,
 ) -> keras.Model:
-    """Returns the model of a config's `model`; a crcv has `stages` in place of `size`."""
+    """Builds the model of a config's `model`. A crcv takes `stages` instead of `size`."""
     keywords = {key: value for key, value in spec.items() if key != "name"}
     images = keras.Input(image_shape)
     networks = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}
@@ -94,9 +101,9 @@ def resnet(
     dropout: float = 0.5,
     shortcut_first: bool = False,
 ):
-    """Returns the features of the ResNet whose shortcuts are all convolutions.
+    """Returns the features of a ResNet with a convolution in every shortcut.
 
-    `shortcut_first` is of no account but for the order of the model's layers.
+    `shortcut_first` only changes the order of the model's layers.
     """
     x = _relu(_norm(_conv(x, "stem/conv", penalty, widths[0]), "stem/norm"))
     x = _dropout(x, dropout)
@@ -113,7 +120,7 @@ def resnet(
 
 
 def crcv(x, penalty: Penalty, *, stages: Sequence[Sequence[int]], dropout: float = 0.1):
-    """Returns the features of the plain CNN."""
+    """Returns the features of a plain CNN."""
     for stage, widths in enumerate(stages, 1):
         for n, features in enumerate(widths, 1):
             x = _conv(x, f"stage{stage}/conv{n}", penalty, features)
@@ -125,7 +132,7 @@ def crcv(x, penalty: Penalty, *, stages: Sequence[Sequence[int]], dropout: float
 
 
 def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
-    """Gives the model its weights by path; raises ValueError unless the paths are the same."""
+    """Assigns weights by flaxcifar's paths; raises ValueError unless model and weights match."""
     variables = {
         f"{layer.name.replace('-', '/')}/{WEIGHTS[weight.name]}": weight
         for layer in model.layers
@@ -138,11 +145,66 @@ def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
         variable.assign(weights[path])
 
 
-def rebuild(network: Sequence[Mapping[str, Any]], image_shape: tuple[int, int, int]) -> keras.Model:
-    """Returns the model of a KerasFile's `network`, without its softmax and its weights.
+def read_model(
+    file: KerasFile, spec: Mapping[str, Any], image_shape: tuple[int, int, int], classes: int
+) -> keras.Model:
+    """Returns the file's own model, or the one of `spec` if the file holds only weights.
 
-    Only numbers and names that determine the output are taken from there, so that nothing can come
-    of it but layers of `LAYERS`. Raises whatever Keras does where they do not fit.
+    Keras reads the weights.
+
+    Raises:
+      UserError: if Keras cannot read the file.
+    """
+    try:
+        if file.network is None:
+            model = build(spec, image_shape, classes)
+        else:
+            model = rebuild(file.network, image_shape)
+        # Keras chooses the format by the ending.
+        with tempfile.TemporaryDirectory() as folder:
+            model.load_weights(shutil.copyfile(file.path, f"{folder}/file{file.ending}"))
+    except (ValueError, TypeError, LookupError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise UserError(f"{file.path}: Keras cannot read it ({words})") from error
+    return model
+
+
+def write_model(
+    path: Path,
+    weights: Mapping[str, np.ndarray],
+    spec: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    classes: int,
+) -> keras.Model:
+    """Writes the model of `spec` to a file; returns it as Keras reads it back."""
+    model = build(spec, image_shape, classes)
+    set_weights(model, weights)
+    if path.name.endswith(".weights.h5"):
+        model.save_weights(path)
+        model = build(spec, image_shape, classes)
+        model.load_weights(path)
+        return model
+    with _no_warnings():
+        model.save(path)
+        return keras.models.load_model(path, compile=False)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Suppresses Keras' warning that a format is old."""
+    level = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(level)
+
+
+def rebuild(network: Sequence[Mapping[str, Any]], image_shape: tuple[int, int, int]) -> keras.Model:
+    """Builds the model of a KerasFile's `network`, without its softmax and weights.
+
+    Takes only the numbers and names of `LAYERS` from the file, so that it can build nothing else.
+    Raises Keras' exceptions if they do not fit.
     """
     *body, last = network
     if (last["class_name"], last["config"].get("activation")) == ("Dense", "softmax"):
@@ -163,15 +225,15 @@ def _rebuild_layer(layer: Mapping[str, Any]) -> keras.Layer:
     config = {
         key: layer["config"][key] for key in LAYERS[layer["class_name"]] if key in layer["config"]
     }
-    if isinstance(config.get("axis"), list):  # as Keras 2 has it
+    if isinstance(config.get("axis"), list):  # Keras 2
         (config["axis"],) = config["axis"]
     if any(isinstance(value, dict) for value in config.values()):
-        raise ValueError(f"{layer['config']['name']} is made of an object: {config}")
+        raise ValueError(f"{layer['config']['name']} contains an object: {config}")
     return getattr(layers, layer["class_name"])(**config)
 
 
 def _inbound(nodes: Any) -> Iterator[str]:
-    """Yields the names of the layers whose outputs a layer takes, as Keras 2 or 3 has them."""
+    """Yields the names of a layer's input layers, in the format of Keras 2 or 3."""
     if isinstance(nodes, dict) and "keras_history" in nodes:
         yield nodes["keras_history"][0]
     elif isinstance(nodes, list) and nodes and isinstance(nodes[0], str):

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxcifar.inference.analysis import Details, Gallery, Tile, sheet
+from flaxcifar.inference.analysis import Details, Gallery, Tile
 from flaxcifar.inference.confusion import Calibration
+from flaxcifar.inference.pictures import sheet
 from flaxcifar.report.render import png
 
 _MISTAKES = 2  # most frequent wrong predictions listed for each class

@@ -3,7 +3,8 @@
 import numpy as np
 
 from flaxcifar.config.changes import flatten
-from flaxcifar.inference.analysis import Details, sheet
+from flaxcifar.inference.analysis import Details
+from flaxcifar.inference.pictures import sheet
 from flaxcifar.report.run_files import RunFiles
 from flaxcifar.workdir import names
 from flaxcifar.workdir.tensorboard import write_results

@@ -8,7 +8,7 @@ from PIL import Image
 from flaxcifar import data
 from flaxcifar.cli import predict
 from flaxcifar.errors import RunError, UserError
-from flaxcifar.inference.predict import Predictor
+from flaxcifar.inference.trained import Trained
 from flaxcifar.training.loop import train_and_evaluate
 
 
@@ -40,7 +40,7 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
     with pytest.raises(RunError, match="1 of 51 images could not be read"):
         predict.main([*flags, "--output", str(output), "--draw", str(picture)])
     assert "cannot read the image" in capsys.readouterr().out
-    probabilities = Predictor.from_workdir(workdir)(tiny.dataset().test.images)
+    probabilities = Trained.from_workdir(workdir).predict(tiny.dataset().test.images)
     if ending == "csv":
         rows = list(csv.DictReader(output.read_text().splitlines()))
         first = rows[0]["class_1"], float(rows[0]["probability_1"])

@@ -1,5 +1,6 @@
-"""What is exported gives the model's logits, without this package, for any number of images."""
+"""Exported files compute the model's logits without this package, for any number of images."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,42 +10,47 @@ import pytest
 import tiny
 from safetensors import safe_open
 
-from flaxcifar import data
 from flaxcifar.cli import export as command
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference import export
-from flaxcifar.inference.predict import Predictor
-from flaxcifar.training.loop import train_and_evaluate
-from flaxcifar.workdir.checkpoints import read_best
+from flaxcifar.training.networks import make_network
 
+pytestmark = pytest.mark.xdist_group("inference")
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def workdir(request, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", lambda config: tiny.dataset())
-        changes = {"precision": request.param, "total_steps": 6}
-        train_and_evaluate(tiny.config(**changes), workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def exported(workdir):
-    command.main(["--workdir", str(workdir)])
-    return workdir / "export"
-
-
+PRECISIONS = ("float32", "bfloat16")
 IMAGES = np.random.default_rng(3).integers(0, 256, (7, 8, 8, 3), np.uint8)
-
 WITHOUT = """
 import sys
 sys.modules["flaxcifar"] = None  # an import of it fails
 import numpy as np
 from jax import export
-program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-assert set(program.platforms) == {"cpu", "cuda", "tpu"}
-np.save(sys.argv[3], program.call(np.load(sys.argv[2])))
+images, *folders = sys.argv[1:]
+for folder in folders:
+    program = export.deserialize(bytearray(open(f"{folder}/model.stablehlo", "rb").read()))
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    np.save(f"{folder}/logits.npy", program.call(np.load(images)))
 """
+
+
+@pytest.fixture(scope="module")
+def models(trained):
+    """The model in each precision."""
+    configs = {precision: tiny.config(precision=precision) for precision in PRECISIONS}
+    return {
+        precision: dataclasses.replace(trained, config=config, network=make_network(config, 4)[0])
+        for precision, config in configs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory):
+    """Folders with every format, by precision."""
+    folders = {precision: tmp_path_factory.mktemp(precision) for precision in PRECISIONS}
+    for precision, folder in folders.items():
+        checks = export.make_checks(models[precision])
+        for name in export.FORMATS:
+            export.export(models[precision], name, folder / f"model.{name}", checks)
+    return folders
 
 
 def probabilities(logits):
@@ -52,44 +58,46 @@ def probabilities(logits):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_stablehlo_runs_without_the_package(workdir, exported, tmp_path):
+def test_stablehlo_runs_without_the_package(models, exported, tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
-    files = [exported / "model.stablehlo", tmp_path / "images.npy", tmp_path / "logits.npy"]
-    subprocess.run([sys.executable, "-c", WITHOUT, *map(str, files)], check=True)
-    logits = np.load(tmp_path / "logits.npy")
-    expected = Predictor.from_workdir(str(workdir))(IMAGES)
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(probabilities(logits), expected, atol=5e-3)
+    arguments = [tmp_path / "images.npy", *exported.values()]
+    subprocess.run([sys.executable, "-c", WITHOUT, *map(str, arguments)], check=True)
+    for precision, folder in exported.items():
+        logits = np.load(folder / "logits.npy")
+        assert logits.dtype == np.float32
+        expected = models[precision].predict(IMAGES)
+        np.testing.assert_allclose(probabilities(logits), expected, atol=5e-3)
 
 
-def test_onnx_gives_the_same_classes(workdir, exported):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_onnx_gives_the_same_classes(precision, models, exported):
     onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    session = onnxruntime.InferenceSession(exported[precision] / "model.onnx")
     (entry,) = session.get_inputs()
     assert (entry.name, entry.shape[1:], entry.type) == ("images", [8, 8, 3], "tensor(uint8)")
-    expected = Predictor.from_workdir(str(workdir))(IMAGES)
+    expected = models[precision].predict(IMAGES)
     for count in (1, 7):
         (logits,) = session.run(["logits"], {"images": IMAGES[:count]})
         np.testing.assert_allclose(probabilities(logits), expected[:count], atol=5e-3)
 
 
-def test_safetensors_has_every_array_and_what_belongs_to_it(workdir, exported):
-    best, record = read_best(workdir)
-    with safe_open(exported / "model.safetensors", "numpy") as file:
+def test_safetensors_has_every_array_and_what_belongs_to_it(trained, exported):
+    with safe_open(exported["float32"] / "model.safetensors", "numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
         facts = {key: json.loads(text) for key, text in file.metadata().items()}
-    expected = {**best["params"], **best["batch_stats"]}
+    params, batch_stats = trained.variables
+    expected = {**params, **batch_stats}
     assert arrays.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(arrays[name], value)
-    assert facts["class_names"] == record["class_names"]
-    assert facts["normalization"] == record["normalization"]
+    assert facts["class_names"] == list(trained.class_names)
+    assert facts["normalization"] == trained.normalization.to_json()
     assert facts["image_size"] == 8
 
 
 def test_what_differs_is_not_left_behind(workdir, tmp_path, monkeypatch):
-    def wrong(predictor, path):
-        model = export.write_stablehlo(predictor, path)
+    def wrong(trained, path):
+        model = export.write_stablehlo(trained, path)
         return lambda images: np.asarray(model(images)) + 1
 
     monkeypatch.setitem(export.FORMATS, "stablehlo", (wrong, ()))
@@ -114,6 +122,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(workdir, tmp_path):
         command.main(["--workdir", str(workdir), "--output", str(tmp_path / "file" / "out")])
 
 
-def test_no_run_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="not the workdir of a run"):
-        command.main(["--workdir", str(tmp_path)])
+def test_the_command_writes_into_the_workdir(workdir, capsys):
+    command.main(["--workdir", str(workdir), "--format", "safetensors"])
+    assert (workdir / "export" / "model.safetensors").exists()
+    assert "logits within" in capsys.readouterr().out

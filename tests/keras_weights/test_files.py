@@ -141,7 +141,7 @@ def test_a_layer_that_no_network_here_has_is_refused(tmp_path, name, config):
     write_keras3(inner, arrays(), everything)
     layers = [{"class_name": name, "config": config}]
     write_archive(path, {"class_name": "Sequential", "config": {"layers": layers}}, inner)
-    with pytest.raises(UserError, match=f"layer 'it' is a {name}, which no network here has"):
+    with pytest.raises(UserError, match=f"layer 'it' is a {name}, which is not supported"):
         files.read(path)
 
 
@@ -181,13 +181,19 @@ def nested(file, name):
         (replaced(np.full((3, 3), np.nan, np.float32)), "not finite"),
         (replaced(shape=(10**6, 10**6), dtype=np.float32, chunks=(64, 64)), "most of it is miss"),
         (replaced("text"), "not floating point"),
-        (linked, "conv2d_1/vars/0 is not in the file itself"),
-        (all_linked, "model_weights is not in the file itself"),
-        (elsewhere, "is not in the file itself"),
-        (nested, "a network in the network"),
-        (lambda file, name: file.move(name, "layers/conv2d_1/vars/x"), "damaged or no file of"),
-        (lambda file, name: file.move("layers", "others"), "no layers of Keras"),
-        (lambda file, name: [file["layers"].pop(key) for key in [*file["layers"]]], "no weights"),
+        (linked, "conv2d_1/vars/0 is stored outside the file"),
+        (all_linked, "model_weights is stored outside the file"),
+        (elsewhere, "is stored outside the file"),
+        (nested, "a nested network"),
+        (
+            lambda file, name: file.move(name, "layers/conv2d_1/vars/x"),
+            "damaged or not a Keras file",
+        ),
+        (lambda file, name: file.move("layers", "others"), "without Keras layers"),
+        (
+            lambda file, name: [file["layers"].pop(key) for key in [*file["layers"]]],
+            "no weights of a network",
+        ),
     ],
 )
 def test_what_is_not_a_plain_array_is_refused(tmp_path, edit, message):
@@ -218,7 +224,7 @@ def test_whatever_part_of_a_file_is_there_it_is_one_line(tmp_path):
     for data in (inner.read_bytes(), whole.read_bytes()):
         for share in (0, 0.001, 0.1, 0.5, 0.9, 0.999):
             path.write_bytes(data[: int(share * len(data))])
-            with pytest.raises(UserError, match="is damaged|: no Keras file"):
+            with pytest.raises(UserError, match="is damaged|: not a Keras file"):
                 files.read(path)
     flipped = bytearray(whole.read_bytes())
     flipped[len(flipped) // 2] ^= 1
@@ -227,10 +233,10 @@ def test_whatever_part_of_a_file_is_there_it_is_one_line(tmp_path):
         files.read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", b"no")
-    with pytest.raises(UserError, match="damaged or no file of Keras"):
+    with pytest.raises(UserError, match="damaged or not a Keras file"):
         files.read(path)
     write_archive(path, {"class_name": "Sequential", "config": [{"class_name": "Add"}]}, inner)
-    with pytest.raises(UserError, match="damaged or no file of Keras"):
+    with pytest.raises(UserError, match="damaged or not a Keras file"):
         files.read(path)
     with pytest.raises(UserError, match="there is no file"):
         files.read(tmp_path)

@@ -23,7 +23,7 @@ from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 from flaxcifar.inference.analysis import read_details
-from flaxcifar.inference.predict import Predictor
+from flaxcifar.inference.trained import Trained
 from flaxcifar.report import write_comparison, write_report
 from flaxcifar.report.one_run import run_page
 from flaxcifar.report.run_files import read_run
@@ -95,7 +95,7 @@ def summary_of(workdir):
 
 def check_matrix(page, workdir, images, labels):
     matrix = np.array(page.data()["confusion"]["matrix"])
-    predictions = Predictor.from_workdir(str(workdir))(images).argmax(1)
+    predictions = Trained.from_workdir(workdir).predict(images).argmax(1)
     expected = np.zeros((4, 4), int)
     np.add.at(expected, (labels, predictions), 1)
     np.testing.assert_array_equal(matrix, expected)

@@ -16,8 +16,9 @@ from flaxcifar.console import TrainingProgress
 from flaxcifar.data.dataset import Split
 from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import Interrupted, RunError, UserError
+from flaxcifar.inference.evaluate import evaluate
+from flaxcifar.inference.trained import Trained
 from flaxcifar.training import clock, loop, run_record
-from flaxcifar.training.evaluation import evaluate_workdir
 from flaxcifar.training.experiment import build
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.training.run_state import resume_or_start
@@ -186,9 +187,10 @@ def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
 def test_evaluate_repeats_the_result_from_the_best_checkpoint(uninterrupted):
     workdir, _ = uninterrupted
     found = summary(workdir)
-    assert evaluate_workdir(workdir) == {"single": found["test"]}
-    assert evaluate_workdir(workdir, "validation") == {"single": found["validation"]}
-    views = evaluate_workdir(workdir, views="mirror")
+    trained = Trained.from_workdir(workdir)
+    assert evaluate(trained) == {"single": found["test"]}
+    assert evaluate(trained, "validation") == {"single": found["validation"]}
+    views = evaluate(trained, views="mirror")
     assert views["single"] == found["test"]
     assert views["augmented"]["loss"] != found["test"]["loss"]
 

@@ -10,9 +10,9 @@ import pytest
 from flaxcifar import config as configs
 from flaxcifar.cli import export as cli_export
 from flaxcifar.devices import parallel
-from flaxcifar.inference.predict import Predictor
+from flaxcifar.inference.evaluate import evaluate
+from flaxcifar.inference.trained import Trained
 from flaxcifar.report import write_report
-from flaxcifar.training.evaluation import evaluate_workdir
 from flaxcifar.training.loop import train_and_evaluate
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "workdir-0.1"
@@ -58,11 +58,11 @@ def test_a_run_of_version_0_1_resumes_to_the_same_results(run, tmp_path):
 
 
 def test_a_run_of_version_0_1_is_evaluated_exported_and_reported(run):
-    test = evaluate_workdir(str(run))["single"]
+    trained = Trained.from_workdir(run)
+    test = evaluate(trained)["single"]
     assert test == pytest.approx(summary(run)["test"], rel=1e-4)
-    predictor = Predictor.from_workdir(str(run))
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    assert predictor(images).shape == (4, 100)
+    assert trained.predict(images).shape == (4, 100)
     cli_export.main(["--workdir", str(run), "--format", "safetensors"])
     assert (run / "export" / "model.safetensors").exists()
     assert "speednet" in write_report(run).read_text()
