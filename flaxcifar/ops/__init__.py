@@ -1,4 +1,4 @@
-"""Operations that decide the speed of a model: convolution and hashing."""
+"""Convolution backends, their self-test, and integer hashing."""
 
 from flaxcifar.ops.convolution import (
     BACKENDS,

@@ -1,12 +1,12 @@
-"""Compiles `native/` for this machine: `python -m flaxcifar.ops.build`.
+"""Compiles the C++ library in `native/` for this machine: `python -m flaxcifar.ops.build`.
 
-The library is built at its first use (15 seconds, once), not at installation: it needs the compiler
-and the processor of the machine that runs it, `pip` would have to build it in an environment with a
-JAX of its own, and an installation without a compiler stays whole. It lies in the user's cache
-directory under a name that changes with its source, the compiler, the versions and the processor.
+The library is built on first use (15 seconds, once) rather than at installation: it is optimised
+for the processor that runs it, `pip` would build it against a second JAX in an isolated
+environment, and installation must not require a compiler. It is cached in the user's cache
+directory. Its file name is a hash of the source, the compiler, the versions and the processor.
 
-oneDNN comes from PyPI's `onednn-cpu-gomp` (oneDNN 3.2, the last one built for GCC's OpenMP): the
-newer `onednn` packages need the SYCL runtime, half a gigabyte that a CPU has no use for.
+oneDNN comes from PyPI's `onednn-cpu-gomp` (oneDNN 3.2, the last release built for GCC's OpenMP).
+The newer `onednn` packages depend on the SYCL runtime, half a gigabyte that a CPU does not need.
 """
 
 import functools
@@ -31,9 +31,9 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "
 
 
 def missing() -> str | None:
-    """Returns what this machine lacks to build and run the library and how to get it, or None."""
+    """Returns why the library cannot be built here and how to fix it, or None."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return "it exists for Linux on x86-64 only"
+        return "it supports Linux on x86-64 only"
     if any(_location(package) is None for package in PACKAGES):
         return 'it needs oneDNN: pip install -e ".[cpu]"'
     if not _path().exists() and _compiler() is None:
@@ -42,21 +42,22 @@ def missing() -> str | None:
 
 
 def library() -> pathlib.Path:
-    """Returns the path of the library, which is built if it is not there.
+    """Returns the path of the library and builds it if necessary.
 
-    Raises UserError if something is missing or does not compile.
+    Raises:
+      UserError: a requirement is missing, or the compiler failed.
     """
     reason = missing()
     if reason:
-        raise UserError(f"the convolution path onednn is missing: {reason}")
+        raise UserError(f"convolution backend onednn is not available: {reason}")
     path = _path()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Another process may build at the same time: a whole file takes its place at once.
+        # Another process may be building too, so the finished file is moved into place.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = pathlib.Path(folder) / path.name
-            _compile(made)
-            os.replace(made, path)
+            built = pathlib.Path(folder) / path.name
+            _compile(built)
+            os.replace(built, path)
     return path
 
 
@@ -68,7 +69,7 @@ def _compile(path: pathlib.Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise UserError(f"the convolution path onednn does not compile: {errors[0][:300]}")
+        raise UserError(f"convolution backend onednn does not compile: {errors[0][:300]}")
 
 
 def _location(package: str) -> pathlib.Path | None:

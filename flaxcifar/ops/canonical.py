@@ -1,10 +1,11 @@
-"""Convolutions on a CPU in plain JAX that never leave XLA's fast paths.
+"""CPU convolutions in plain JAX, written so that XLA's fast kernels apply.
 
-XLA on a CPU has one fast convolution: NHWC with HWIO, no dilation, an input no smaller than the
-kernel. What autodiff makes of it is neither, and XLA's pass that repairs it skips the bodies of
-loops; on maps of 2 x 2 it falls back to scalar code, a hundred times slower. Here each pass is
-written as a canonical convolution, as matrix products or by Winograd's algorithm. Reverse-mode
-differentiation only, and only once; kernel dilation and groups have no such form here.
+XLA on a CPU has one fast convolution: NHWC activations, HWIO kernel, no dilation, an input at least
+as large as the kernel. The gradients that autodiff derives do not have that form. XLA has a pass
+that rewrites them, but it skips the bodies of loops, and on 2 x 2 maps XLA falls back to scalar
+code that is a hundred times slower. Here the forward pass and both gradients are each written as a
+canonical convolution, as matrix products or with Winograd's algorithm. Only first-order
+reverse-mode differentiation is supported, and neither kernel dilation nor groups.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax import lax
 from flaxcifar.ops import winograd
 from flaxcifar.ops.geometry import Geometry, vary_like
 
-_ROWS = 2048  # pixels whose shifted copies are held at once
+_ROWS = 2048  # output pixels per chunk of the kernel's gradient
 
 
 def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False) -> jax.Array:
@@ -25,8 +26,8 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
     Args:
       lhs: float32 or bfloat16 (sums are float32).
       rhs: the kernel.
-      g: strides and padding, without dilation and groups.
-      exact: without Winograd's algorithm, whose rounding error is some ten times larger.
+      g: strides and padding; dilation and groups must be 1.
+      exact: excludes Winograd's algorithm, whose rounding error is about ten times larger.
 
     Returns:
       [N, OH, OW, O] of the same dtype.
@@ -60,7 +61,7 @@ _convolution.defvjp(_forward, _backward)
 
 
 def _canonical(x, kernel, strides, padding):
-    """The convolution as XLA's fast path takes it; negative padding crops."""
+    """Returns the convolution in the form of XLA's fast kernel; negative padding crops."""
     if any(k > size for k, size in zip(kernel.shape[:2], x.shape[1:3], strict=True)) or any(
         pad < 0 for pair in padding for pad in pair
     ):
@@ -80,10 +81,11 @@ def _dot(a, b, axes):
 
 
 def _input_gradient(shape, kernel, dy, g):
-    """Returns the gradient of the input [N, H, W, C], one stride phase of its pixels at a time.
+    """Returns the gradient of the input [N, H, W, C], computed separately for each stride phase.
 
-    Pixel s * q + r takes part through the kernel taps i with i = r + padding modulo s only: a
-    convolution of dy with every s-th tap, turned, without the zeros that a dilated dy would have.
+    Pixel s * q + r contributes only through the kernel taps i with i = r + padding modulo s. Each
+    phase is a convolution of dy with every s-th tap, rotated by 180 degrees. This avoids the zeros
+    of a dilated dy.
     """
     phases = []
     for rows in range(g.strides[0]):
@@ -113,10 +115,10 @@ def _phase(shape, kernel, dy, g, phase):
 
 
 def _kernel_gradient(x, shape, dy, g):
-    """Returns the gradient of the kernel [KH, KW, C, O]: a matrix product for each of its taps."""
+    """Returns the gradient of the kernel [KH, KW, C, O], one matrix product per tap."""
     n, height, width, _ = dy.shape
-    most = max(1, _ROWS // (height * width))
-    images = next(size for size in range(min(most, n), 0, -1) if n % size == 0)
+    limit = max(1, _ROWS // (height * width))
+    images = next(size for size in range(min(limit, n), 0, -1) if n % size == 0)
 
     def chunk(total, pair):
         a, b = pair

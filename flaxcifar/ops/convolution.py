@@ -1,14 +1,14 @@
-"""One convolution for all models: XLA's own on GPUs and TPUs, a faster path on CPUs.
+"""The convolution of all models: XLA's own on GPUs and TPUs, a faster backend on CPUs.
 
-`convolution` is called as `jax.lax.conv_general_dilated` is, so
-`nnx.Conv(..., conv_general_dilated=ops.convolution)` takes it. The backends:
+`convolution` has the signature of `jax.lax.conv_general_dilated`, so it can be passed to
+`nnx.Conv(..., conv_general_dilated=ops.convolution)`. The backends are:
 
   onednn  compiled code (see `onednn.py`): Winograd's algorithm and oneDNN
-  jax     plain JAX on XLA's fast paths (see `canonical.py`)
+  jax     plain JAX that maps to XLA's fast kernels (see `canonical.py`)
   xla     `jax.lax.conv_general_dilated` itself
 
-A network is traced under `with using(backend)`. Without that, convolutions are XLA's, which stay as
-they are everywhere, forward-mode differentiation included.
+`with using(backend)` selects the backend of the convolutions traced inside. The default is `xla`,
+the only backend with forward-mode differentiation.
 """
 
 import contextlib
@@ -30,28 +30,28 @@ _backend: contextvars.ContextVar[str] = contextvars.ContextVar("backend", defaul
 
 
 def missing(backend: str) -> str | None:
-    """Returns why one of BACKENDS cannot be used here and how to get it, or None."""
+    """Returns why one of BACKENDS cannot be used here and how to fix it, or None."""
     if backend == "xla":
         return None
     if jax.default_backend() != "cpu":
-        return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
+        return f"it supports CPUs only, and JAX runs on {jax.default_backend()}"
     return build.missing() if backend == "onednn" else None
 
 
 def available() -> tuple[str, ...]:
-    """Returns the backends that can be used here, the fastest first."""
+    """Returns the backends that can be used here, fastest first."""
     return tuple(backend for backend in BACKENDS if missing(backend) is None)
 
 
 def resolve(name: str = "auto") -> str:
-    """Returns the backend that `name` means here, ready for use.
+    """Returns the name of a backend that is ready for use.
 
     Args:
-      name: one of BACKENDS, or "auto", the fastest available. The first use of "onednn" compiles
+      name: one of BACKENDS, or "auto" for the fastest available. The first use of "onednn" compiles
         its library (15 seconds, once).
 
     Raises:
-      UserError: there is no such backend, or it is missing here; the message says how to get it.
+      UserError: the backend is unknown or not available here. The message says how to get it.
     """
     if name not in (*BACKENDS, "auto"):
         raise UserError(
@@ -68,7 +68,7 @@ def resolve(name: str = "auto") -> str:
                 name = "jax"
     reason = missing(name)
     if reason:
-        raise UserError(f"the convolution backend {name} is missing: {reason}")
+        raise UserError(f"convolution backend {name} is not available: {reason}")
     if name == "onednn":
         onednn.load()
     return name
@@ -98,47 +98,30 @@ def convolution(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """Convolves as `jax.lax.conv_general_dilated` with the same arguments does.
+    """Computes `jax.lax.conv_general_dilated` with the backend in use.
 
-    The faster backends take NHWC activations [N, H, W, C] with an HWIO kernel
-    [KH, KW, C / groups, O], both float32 or both bfloat16 (sums are float32); anything else goes to
-    XLA. They have no forward-mode differentiation. `precision="highest"` excludes Winograd's
-    algorithm (relative error about 1e-5 instead of 1e-6 in float32).
+    The CPU backends handle NHWC activations [N, H, W, C] with an HWIO kernel
+    [KH, KW, C / groups, O], both float32 or both bfloat16 (accumulated in float32). XLA handles
+    everything else. The CPU backends have no forward-mode differentiation. `precision="highest"`
+    excludes Winograd's algorithm (relative error about 1e-5 instead of 1e-6 in float32).
     """
     backend = _backend.get()
+    form = dict(
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+    )
+    supported = lhs.dtype == rhs.dtype and str(lhs.dtype) in ("float32", "bfloat16")
+    supported = supported and preferred_element_type in (None, lhs.dtype) and not out_sharding
     g = None
-    same = lhs.dtype == rhs.dtype and str(lhs.dtype) in ("float32", "bfloat16")
-    if (
-        backend != "xla"
-        and same
-        and preferred_element_type in (None, lhs.dtype)
-        and not out_sharding
-    ):
-        g = geometry(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            batch_group_count,
-        )
+    if backend != "xla" and supported:
+        g = geometry(lhs, rhs, window_strides, padding, **form)
     if g is None or (backend == "jax" and (g.groups, g.dilation) != (1, (1, 1))):
+        form |= dict(precision=precision, preferred_element_type=preferred_element_type)
         return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation,
-            dimension_numbers=dimension_numbers,
-            feature_group_count=feature_group_count,
-            batch_group_count=batch_group_count,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            out_sharding=out_sharding,
+            lhs, rhs, window_strides, padding, **form, out_sharding=out_sharding
         )
     exact = any(word in str(precision).lower() for word in ("highest", "float32"))
     run = onednn.convolution if backend == "onednn" else canonical.convolution

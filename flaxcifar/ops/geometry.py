@@ -1,4 +1,4 @@
-"""The geometry of a 2-D convolution in the one layout that the CPU paths know."""
+"""Geometry of a 2-D convolution in NHWC, the only layout that the CPU backends support."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,11 +12,18 @@ Pair = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """A convolution of NHWC activations with an HWIO kernel."""
+    """A convolution of NHWC activations with an HWIO kernel.
+
+    Attributes:
+      strides: along height and width.
+      padding: zeros (before, after) each spatial axis, never negative.
+      dilation: of the kernel, along height and width.
+      groups: number of feature groups.
+    """
 
     strides: Pair
-    padding: tuple[Pair, Pair]  # zeros (before, after) each spatial axis, none negative
-    dilation: Pair = (1, 1)  # of the kernel
+    padding: tuple[Pair, Pair]
+    dilation: Pair = (1, 1)
     groups: int = 1
 
     def output_shape(self, lhs: Sequence[int], rhs: Sequence[int]) -> tuple[int, ...]:
@@ -30,14 +37,14 @@ class Geometry:
         return (lhs[0], *spatial, rhs[3])
 
     def idle_taps(self, lhs: Sequence[int], rhs: Sequence[int]) -> bool:
-        """Returns whether some row or column of the kernel never meets anything but padding."""
+        """Returns whether some row or column of the kernel only ever multiplies padding."""
         output = self.output_shape(lhs, rhs)
         for axis in range(2):
             stride, (before, _) = self.strides[axis], self.padding[axis]
             for tap in range(rhs[axis]):
                 first = tap * self.dilation[axis] - before
-                met = range(first, first + stride * output[1 + axis], stride)
-                if not any(0 <= pixel < lhs[1 + axis] for pixel in met):
+                pixels = range(first, first + stride * output[1 + axis], stride)
+                if not any(0 <= pixel < lhs[1 + axis] for pixel in pixels):
                     return True
         return False
 
@@ -53,9 +60,9 @@ def geometry(
     feature_group_count: int,
     batch_group_count: int,
 ) -> Geometry | None:
-    """Returns the geometry of a call of `jax.lax.conv_general_dilated`, or None.
+    """Returns the geometry of a `jax.lax.conv_general_dilated` call, or None if unsupported.
 
-    None stands for another layout, a dilated input, batch groups, negative padding or no elements.
+    Other layouts, a dilated input, batch groups, negative padding and empty arrays are unsupported.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     nhwc, hwio = (0, 3, 1, 2), (3, 2, 0, 1)
@@ -76,9 +83,9 @@ def geometry(
 
 
 def vary_like(x: jax.Array, *others: jax.Array) -> jax.Array:
-    """Returns x, inside shard_map as an array that varies over every mesh axis that `others` do.
+    """Casts x inside `shard_map` to vary over all mesh axes over which `others` vary.
 
-    There autodiff sums the gradient of x over the axes that this adds. Elsewhere nothing happens.
+    Autodiff then sums the gradient of x over the added axes. Outside `shard_map` it returns x.
     """
 
     def axes(array):

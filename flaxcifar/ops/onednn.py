@@ -1,8 +1,9 @@
-"""Convolutions on a CPU by compiled code: Winograd's algorithm where it pays, else oneDNN.
+"""CPU convolutions in compiled code: Winograd's algorithm if it pays off, otherwise oneDNN.
 
-The three passes are separate calls into the library that `build.py` makes, so that what nobody
-uses, such as the gradient of the first layer's input, is never computed. They may stand inside
-`jit`, `lax.scan`, `vmap`, `pmap` and `shard_map`. Only reverse-mode differentiation, and only once.
+The forward pass and the two gradients are separate calls into the library that `build.py` compiles,
+so unused results, such as the gradient of the network's input, are never computed. The calls
+work inside `jit`, `lax.scan`, `vmap`, `pmap` and `shard_map`. Only first-order reverse-mode
+differentiation is supported.
 """
 
 import ctypes
@@ -21,19 +22,20 @@ PASSES = ("forward", "input_gradient", "kernel_gradient")
 
 
 def threads() -> int:
-    """Returns the number of threads of a convolution, by the rule that XLA's own pool follows."""
+    """Returns the number of threads of a convolution, by the same rule as XLA's thread pool."""
     return int(os.environ.get("NPROC") or len(os.sched_getaffinity(0)))
 
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Returns the library, built if it is not there, after telling JAX of it.
+    """Builds the library if necessary, loads it and registers its functions with JAX.
 
-    Raises UserError if a package or the compiler is missing.
+    Raises:
+      UserError: a package or the compiler is missing.
     """
     path = build.library()
-    # Between two convolutions XLA's threads want the cores: OpenMP's may spin for microseconds
-    # only. Its runtime reads this once, when it is loaded.
+    # XLA's threads need the cores between two convolutions, so OpenMP's threads may spin only for
+    # microseconds. The OpenMP runtime reads this variable once, when it is loaded.
     before = os.environ.get("GOMP_SPINCOUNT")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     library = ctypes.CDLL(str(path))
@@ -58,15 +60,15 @@ def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, exact: bool = False
       lhs: float32 or bfloat16 (sums are float32).
       rhs: [KH, KW, C / groups, O].
       g: strides, padding, dilation and groups.
-      exact: without Winograd's algorithm, whose rounding error is some ten times larger.
+      exact: excludes Winograd's algorithm, whose rounding error is about ten times larger.
 
     Returns:
       [N, OH, OW, O] of the same dtype.
     """
     half, library = lhs.dtype == jnp.bfloat16, load()
     height, width = g.output_shape(lhs.shape, rhs.shape)[1:3]
-    # Winograd's products are float32. On maps up to 4 x 4 oneDNN 3.2 does not come near the rate
-    # at which a processor multiplies bfloat16 numbers.
+    # Winograd's products are float32. oneDNN 3.2 uses bfloat16 instructions well only on maps
+    # larger than 4 x 4.
     larger = half and height * width > 16
     least_saving = library.flaxcifar_onednn_bfloat16_gain() if larger else 1.0
     tile = 0 if exact else winograd.tile_size(g, lhs.shape, rhs.shape, least_saving)
@@ -90,7 +92,7 @@ def _backward(g, tile, saved, dy):
     lhs, rhs = saved
     dx = _call("input_gradient", rhs, dy, lhs.shape, g, tile, folds=(False, True))
     if not tile and g.idle_taps(lhs.shape, rhs.shape):
-        # oneDNN 3.2 reads beyond the input here in bfloat16.
+        # oneDNN 3.2 reads past the end of a bfloat16 input here.
         lhs, dy = lhs.astype(jnp.float32), dy.astype(jnp.float32)
     dk = _call("kernel_gradient", lhs, dy, rhs.shape, g, tile, folds=None)
     return dx, dk.astype(rhs.dtype)
@@ -108,7 +110,11 @@ def _call(
     tile: int,
     folds: tuple[bool, bool] | None,
 ) -> jax.Array:
-    """Calls one pass; under `vmap` only once, if just what `folds` marks is mapped."""
+    """Calls one pass of the library.
+
+    Under `vmap` one call covers the whole mapped axis if exactly the operands marked in `folds` are
+    mapped: the axis is folded into their batch. Otherwise there is one call per element.
+    """
     attributes = dict(
         stride=np.asarray(g.strides, np.int64),
         padding=np.asarray(g.padding, np.int64).reshape(4),
@@ -118,7 +124,7 @@ def _call(
     )
 
     def call(a, b, shape):
-        # eval_shape: inside shard_map the result's type tells over which axes it varies.
+        # eval_shape: inside shard_map the type of the result records the axes it varies over.
         result = jax.eval_shape(lambda: jnp.broadcast_to(a.ravel()[0] * b.ravel()[0], shape))
         return jax.ffi.ffi_call(_target(name), result)(a, b, **attributes)
 

@@ -1,10 +1,11 @@
 """Winograd's minimal filtering F(m x m, 3 x 3) for convolutions with stride 1, in plain JAX.
 
-An output tile of m x m costs (m + 2)^2 products instead of 9 m^2, a quarter for m = 4, as so many
-matrix products [tiles, C] x [C, O]. XLA on a CPU runs those near the processor's peak; the images
-go through in chunks whose transforms stay in its cache: memory traffic would eat the gain.
-Sums and transforms are float32 for every dtype. A. Lavin, S. Gray, "Fast Algorithms for
-Convolutional Neural Networks", CVPR 2016.
+An m x m output tile costs (m + 2)^2 multiplications instead of 9 m^2, a quarter for m = 4. They are
+(m + 2)^2 matrix products [tiles, C] x [C, O], which XLA runs near a CPU's peak rate. The images are
+processed in chunks whose transforms stay in the cache, because memory traffic would cancel the
+gain. Sums and transforms are float32 for every dtype.
+
+A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from jax import lax
 
 from flaxcifar.ops.geometry import Geometry, vary_like
 
-# B^T, G and A^T of the paper by m.
+# The paper's matrices B^T, G and A^T, by m.
 _INPUT = {
     2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     3: (
@@ -45,18 +46,24 @@ _OUTPUT = {
     3: ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1)),
     4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
 }
-_CHUNK = 128  # tiles whose products are computed at once
+_CHUNK = 128  # tiles per chunk
 
 
 def tile_size(
     g: Geometry, lhs: Sequence[int], rhs: Sequence[int], least_saving: float = 1.0
 ) -> int:
-    """Returns m, 4, 3 or 2, for a convolution of these shapes; 0 where the algorithm does not pay.
+    """Returns the best tile size m (4, 3 or 2) for these shapes, or 0 if the algorithm is slower.
 
-    The transformed kernel is (m + 2)^2 / 9 times as large as the kernel: many tiles must use it.
-    Only with enough channels are the transforms of the activations small beside the products.
-    Tiles reach beyond maps that they do not divide: the m with the fewest products is taken if they
-    are `least_saving` times fewer than those of the plain convolution.
+    The transformed kernel is (m + 2)^2 / 9 times as large as the kernel, so many tiles must share
+    it. With few channels the transforms of the activations cost too much relative to the products.
+    Tiles may extend past the edge of a map. The m with the fewest multiplications wins if it
+    reduces those of the direct convolution by a factor of at least `least_saving`.
+
+    Args:
+      g: the geometry.
+      lhs: shape of the activations [N, H, W, C].
+      rhs: shape of the kernel [KH, KW, C / groups, O].
+      least_saving: required reduction of multiplications.
     """
     fits = tuple(rhs[:2]) == (3, 3) and g.strides == g.dilation == (1, 1) and g.groups == 1
     channels = min(rhs[2:]) >= 16 and max(rhs[2:]) <= 16384
@@ -70,7 +77,7 @@ def tile_size(
 
 
 def convolution(lhs: jax.Array, rhs: jax.Array, g: Geometry, m: int) -> jax.Array:
-    """Convolves lhs [N, H, W, C] with rhs [3, 3, C, O]; m is `tile_size`'s."""
+    """Convolves lhs [N, H, W, C] with rhs [3, 3, C, O], given m from `tile_size`."""
     shape = g.output_shape(lhs.shape, rhs.shape)
     grid = _grid(shape, m)
     kernel = _both(_KERNEL[m], rhs.reshape(9, -1)).reshape(-1, *rhs.shape[2:])
@@ -107,8 +114,8 @@ def _grid(shape: Sequence[int], m: int) -> tuple[int, int]:
 
 def _chunks(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """Returns x [N, ...] as [chunks, images, ...]."""
-    most = max(1, _CHUNK // (grid[0] * grid[1]))
-    images = next(size for size in range(min(most, len(x)), 0, -1) if len(x) % size == 0)
+    limit = max(1, _CHUNK // (grid[0] * grid[1]))
+    images = next(size for size in range(min(limit, len(x)), 0, -1) if len(x) % size == 0)
     return x.reshape(len(x) // images, images, *x.shape[1:])
 
 
@@ -140,13 +147,13 @@ def _output_gradient(dy: jax.Array, m: int, grid: tuple[int, int]) -> jax.Array:
 
 
 def _tiles(matrix: np.ndarray | tuple, x: jax.Array, m: int, grid: tuple[int, int]) -> jax.Array:
-    """Applies `matrix` [R, S] to the rows and columns of tiles of x that start every m pixels."""
+    """Applies `matrix` [R, S] to rows and columns of the S x S tiles of x, m pixels apart."""
 
     def along(x, axis, tiles):
         end = m * (tiles - 1) + 1
         parts = [lax.slice_in_dim(x, i, i + end, m, axis) for i in range(len(np.transpose(matrix)))]
         return jnp.stack(_combine(matrix, parts))
 
-    # The barrier keeps XLA from computing the first result anew for each of the second's terms.
+    # The barrier stops XLA from recomputing the first result for every term of the second.
     columns = lax.optimization_barrier(along(x, 2, grid[1]))
     return along(columns, 2, grid[0]).reshape(len(matrix) ** 2, -1, x.shape[3])

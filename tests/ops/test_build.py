@@ -1,4 +1,4 @@
-"""How the library is built, and what is said when it cannot be."""
+"""Building the library, and the messages if that fails."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from flaxcifar.ops import build
 
 @pytest.fixture
 def packages(monkeypatch, tmp_path):
-    """Both packages seem to be there, and the cache is empty."""
+    """Pretends that both packages are installed, with an empty cache."""
     monkeypatch.setattr(build, "_location", lambda package: tmp_path / "lib" / package)
     monkeypatch.setattr(build.importlib.metadata, "version", lambda package: "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

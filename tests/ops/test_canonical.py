@@ -1,11 +1,11 @@
-"""The plain JAX path: no program that XLA's fast paths do not take."""
+"""The plain JAX backend: correct, and only convolutions that XLA's fast kernels accept."""
 
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
-from convolution_reference import convolve, error, random_operands
+from convolution_reference import convolve, error, quick_jit, random_operands
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ def test_random_geometry(kernel, strides, data):
     right = convolve(x, w, dy, strides=strides, padding=padding)
     g = Geometry(strides, padding)
 
-    @jax.jit
+    @quick_jit
     def run(x, w, dy):
         y, pullback = jax.vjp(lambda x, w: convolution(x, w, g), x, w)
         return y, *pullback(dy)
@@ -47,7 +47,7 @@ def test_random_geometry(kernel, strides, data):
     ],
 )
 def test_inside_a_loop_every_convolution_is_canonical(shape, kernel, strides):
-    """XLA takes these to Eigen: NHWC, HWIO, nothing dilated, no map smaller than the kernel."""
+    """XLA calls Eigen for these: NHWC, HWIO, no dilation, maps no smaller than the kernel."""
     g = Geometry(strides, ((1, 1), (1, 1)))
 
     def loss(x, w):

@@ -1,4 +1,4 @@
-"""What is read from the description of a processor."""
+"""Reading the processor's flags."""
 
 import pytest
 

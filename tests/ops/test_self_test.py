@@ -1,4 +1,4 @@
-"""The start-up check finds what is wrong."""
+"""The start-up check finds wrong results."""
 
 import importlib
 
@@ -20,7 +20,7 @@ def test_a_wrong_convolution_is_found(monkeypatch):
     right = module.convolution
     monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * 1.001)
     with pytest.raises(UserError, match="the convolution of backend .* is wrong on this machine"):
-        ops.self_test("jax")
+        ops.self_test("xla")
 
 
 def test_a_wrong_sum_is_found(monkeypatch):
@@ -33,7 +33,7 @@ def test_a_wrong_sum_is_found(monkeypatch):
 
     monkeypatch.setattr(module, "jnp", Wrong())
     with pytest.raises(UserError, match="a sum is wrong.*ynn_fusion_type=-reduce"):
-        ops.self_test("jax")
+        ops.self_test("xla")
 
 
 @pytest.mark.parametrize("platform, error", [("gpu", 5e-4), ("tpu", 1e-2)])
@@ -41,7 +41,7 @@ def test_accelerators_may_multiply_float32_numbers_as_shorter_ones(platform, err
     right, factor = module.convolution, 1 + error
     monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * factor)
     monkeypatch.setattr(module.jax, "default_backend", lambda: platform)
-    ops.self_test("jax")
+    ops.self_test("xla")
     factor = 1 + 4 * error
     with pytest.raises(UserError, match="is wrong on this machine"):
-        ops.self_test("jax")
+        ops.self_test("xla")

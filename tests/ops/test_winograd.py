@@ -1,4 +1,4 @@
-"""Which algorithm a shape gets, and that it computes a convolution exactly in exact arithmetic."""
+"""The choice of a tile size, and that the matrices define a convolution."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-// Convolutions of any shape by oneDNN: forward and both gradients, float32 and bfloat16.
+// Convolutions of any shape with oneDNN: forward and both gradients, float32 and bfloat16.
 //
-// Activations keep XLA's NHWC; oneDNN chooses the kernel's layout and it is reordered at each use.
-// Primitives are kept by shape. Everything here runs on the executor's thread only.
+// Activations stay in XLA's NHWC layout. oneDNN chooses the kernel's layout, and the kernel is
+// reordered on each call. Primitives are cached by shape. Runs on the executor's thread only.
 #pragma once
 
 #include <cstring>
@@ -80,7 +80,7 @@ class Direct {
   }
 
  public:
-  // x, kernel and y are the convolution's input, kernel and output, or the gradients of those.
+  // x, kernel and y are the convolution's input, kernel and output, or their gradients.
   void operator()(const Window& s, Pass pass, bool half, void* x, void* kernel, void* y) {
     const auto type = half ? Memory::data_type::bf16 : Memory::data_type::f32;
     std::string key(reinterpret_cast<const char*>(&s), sizeof s);

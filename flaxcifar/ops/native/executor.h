@@ -1,6 +1,7 @@
-// One thread of ours runs every convolution of the process, one after the other, each with all
-// cores. XLA calls from any thread of its pool and, with several devices, from many at once: this way
-// there is one OpenMP team, not one a calling thread, one scratch memory and no lock elsewhere.
+// A dedicated thread runs all convolutions of the process sequentially, each on all cores. XLA
+// calls from any thread of its pool, and from several at once if there are several devices. With a
+// single executor there is one OpenMP team instead of one per calling thread, one scratch buffer,
+// and no other lock.
 #pragma once
 
 #include <omp.h>
@@ -26,7 +27,7 @@ class Executor {
 #pragma omp parallel
     {
 #if defined(__SSE__)
-      _mm_setcsr(_mm_getcsr() | 0x8040);  // denormals are zero, as in XLA's own threads
+      _mm_setcsr(_mm_getcsr() | 0x8040);  // flush denormals to zero, as XLA's own threads do
 #endif
     }
     std::unique_lock<std::mutex> lock(guard);
@@ -47,7 +48,7 @@ class Executor {
  public:
   explicit Executor(int threads) { std::thread([=] { loop(threads); }).detach(); }
 
-  // Returns when `work` is done; throws what it threw.
+  // Blocks until `work` is done and rethrows its exception, if any.
   void run(const std::function<void()>& work) {
     std::lock_guard<std::mutex> mine(turn);
     std::unique_lock<std::mutex> lock(guard);

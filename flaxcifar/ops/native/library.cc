@@ -1,4 +1,4 @@
-// XLA's foreign functions: forward, input_gradient and kernel_gradient of a convolution.
+// XLA FFI handlers of a convolution: forward, input_gradient and kernel_gradient.
 #include <string>
 #include <utility>
 
@@ -21,7 +21,7 @@ Executor& executor() {
 template <class X>
 void winograd(int64_t tile, const Window& s, Pass pass, void* x, void* kernel, void* y) {
   X *in = static_cast<X*>(x), *g = static_cast<X*>(kernel), *out = static_cast<X*>(y);
-  Window turned = s;  // the input's gradient is the convolution of the output's with the turned kernel
+  Window turned = s;  // the input gradient: convolves the output gradient with the rotated kernel
   std::swap(turned.c, turned.k);
   std::swap(turned.h, turned.oh);
   std::swap(turned.w, turned.ow);
@@ -42,7 +42,7 @@ void winograd(int64_t tile, const Window& s, Pass pass, void* x, void* kernel, v
 
 using Numbers = ffi::Span<const int64_t>;
 
-// stride, padding (top, bottom, left, right), dilation; `tile`: m of Winograd, or 0 for oneDNN.
+// padding: (top, bottom, left, right). tile: Winograd's m, or 0 for oneDNN.
 ffi::Error convolve(Pass pass, ffi::AnyBuffer x, ffi::AnyBuffer kernel, ffi::AnyBuffer y,
                     Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
                     int64_t tile) {
@@ -100,14 +100,16 @@ bool onednn_uses(dnnl::cpu_isa isa) {
 
 }  // namespace
 
-// Before the first convolution.
+// Must be called before the first convolution.
 extern "C" void flaxcifar_set_threads(int threads) { thread_count = threads; }
 
-// oneDNN 3.2 trains in bfloat16 with AVX-512 only; Winograd's code knows it everywhere.
+// oneDNN 3.2 trains in bfloat16 only with AVX-512. The Winograd code supports it on every
+// processor.
 extern "C" bool flaxcifar_onednn_has_bfloat16() { return onednn_uses(dnnl::cpu_isa::avx512_core); }
 
-// How many times faster than float32 oneDNN 3.2 multiplies bfloat16 on maps larger than 4 x 4: with
-// AMX more than Winograd can save, with AVX-512 BF16 as measured on Zen 4 for 64 to 512 channels.
+// Speed of oneDNN 3.2 in bfloat16 relative to float32, on maps larger than 4 x 4. With AMX it
+// exceeds any saving of Winograd's algorithm. For AVX-512 BF16: measured on Zen 4 with 64 to 512
+// channels.
 extern "C" double flaxcifar_onednn_bfloat16_gain() {
   if (onednn_uses(dnnl::cpu_isa::avx512_core_amx)) return 16;
   return onednn_uses(dnnl::cpu_isa::avx512_core_bf16) ? 2.8 : 1;

@@ -1,6 +1,6 @@
-// The transforms of Winograd's minimal filtering F(m x m, 3 x 3): m = 2, 3 and 4.
+// Transforms of Winograd's minimal filtering F(m x m, 3 x 3) for m = 2, 3 and 4.
 // A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
-// Each applies its matrix to one column of vectors; `sandwich` applies it along both axes.
+// Each function applies its matrix to one column of vectors. `sandwich` applies it along both axes.
 #pragma once
 
 #include "vector.h"
@@ -128,7 +128,8 @@ struct Transforms<4> {  // interpolation points 0, 1, -1, 2, -2 and infinity
   }
 };
 
-// put(i, j) of [R][R] = T in T^T, with in = get(i, j) of [S][S] and T [R][S] as `transform`.
+// Computes out [R][R] = T in T^T for in [S][S], where `transform` applies T [R][S]. get(i, j) reads
+// an element of `in`, put(i, j, value) writes one of `out`.
 template <int R, int S, class Transform, class Get, class Put>
 INLINE inline void sandwich(Transform transform, Get get, Put put) {
   Vector middle[S][R];

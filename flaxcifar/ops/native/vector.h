@@ -1,4 +1,4 @@
-// SIMD vectors, the matrix product that Winograd's algorithm needs, and scratch memory.
+// SIMD vectors, the matrix products of Winograd's algorithm, and scratch memory.
 #pragma once
 
 #include <sys/mman.h>
@@ -8,8 +8,8 @@
 #include <cstring>
 #include <new>
 
-// GCC's vector extensions: one source for AVX-512, AVX2 and SSE. `kRows` x `kCols` is the register
-// tile of `multiply`, `kTransposedRows` x `kCols` that of `multiply_transposed`.
+// GCC's vector extensions: one source for AVX-512, AVX and SSE. The register tile of `multiply` is
+// kRows x kCols, that of `multiply_transposed` is kTransposedRows x kCols.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kRows = 12, kTransposedRows = 8;
 #elif defined(__AVX__)
@@ -40,7 +40,7 @@ INLINE inline void store(bfloat16* p, Vector v) {  // rounds to nearest, ties to
       __builtin_convertvector((nan & quiet) | (~nan & rounded), HalfBits);
 }
 
-// The first `count` lanes; the others are zeros when loaded and left alone when stored.
+// Load and store of the first `count` lanes. The others are loaded as zeros and not stored.
 template <class X>
 inline Vector load(const X* p, int64_t count) {
   X lanes[kLanes] = {};
@@ -54,8 +54,8 @@ inline void store(X* p, Vector v, int64_t count) {
   std::memcpy(p, lanes, count * sizeof(X));
 }
 
-// c[Rows][kCols] (+)= sum over blocks and depth of a(row, p) * b[p][kCols]. A block of a is
-// [kRows][kLanes] with p along the lanes, or, Transposed, along the rows.
+// c[Rows][kCols] = (add ? c : 0) + sum over blocks and p of a(row, p) * b[p][kCols]. A block of a
+// is [kRows][kLanes]. p runs along its lanes, or along its rows if Transposed.
 template <int Rows, bool Transposed>
 INLINE inline void register_tile(const float* a, int64_t blocks, int64_t a_stride, const float* b,
                                  int64_t b_stride, float* c, bool add) {
@@ -90,8 +90,9 @@ __attribute__((noinline)) inline void multiply_transposed(const float* a, int64_
   register_tile<kTransposedRows, true>(a, blocks, a_stride, b, b_stride, c, add);
 }
 
-// Memory that is kept from call to call, on huge pages: the transforms write to dozens of streams at
-// once, more than the TLB holds small pages. Only the executor's thread asks for it.
+// Returns a buffer that is reused by later calls. It is on huge pages because the transforms write
+// to dozens of streams at once, more than the TLB has entries for small pages. For the executor's
+// thread only.
 inline float* scratch(int64_t floats) {
   constexpr int64_t page = 1 << 21;
   static float* memory = nullptr;

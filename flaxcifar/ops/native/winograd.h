@@ -1,15 +1,15 @@
-// 3 x 3 convolutions with stride 1 by Winograd's F(m x m, 3 x 3), forward and both gradients.
+// 3 x 3 convolutions with stride 1 by Winograd's F(m x m, 3 x 3): forward and both gradients.
 //
-// An output tile of m x m costs A = (m + 2)^2 products instead of 9 m^2: a quarter for m = 4. The
-// tiles of all images are rows of A matrix products [tiles, c] x [c, k]. Blocks of kRows tiles lie so
-// that a register tile's operands are contiguous:
+// An m x m output tile costs A = (m + 2)^2 multiplications instead of 9 m^2, a quarter for m = 4.
+// The tiles of all images are the rows of A matrix products [tiles, c] x [c, k]. Tiles are stored
+// in blocks of kRows, so that the operands of a register tile are contiguous:
 //   V [A][tile block][c / kLanes][kRows][kLanes]   transformed input
 //   M [A][tile block][k / kCols][kRows][kCols]     products, or the transformed output gradient
 //   U [A][k / kCols][c][kCols]                     transformed kernel, or its gradient
-// Channels are filled up with zeros to whole vectors. V and M hold one chunk of the tile blocks at a
-// time. Where U is small every thread has its own chunk, which stays in its cache with U; where U is
-// large all threads share one and divide its A products among them, so that U is read once for many
-// tiles.
+// Channels are padded with zeros to whole vectors. V and M hold one chunk of the tile blocks at a
+// time. If U is small, every thread has its own chunk, which stays in its cache together with U. If
+// U is large, all threads share one chunk and divide its A products among them, so that U is read
+// once for many tiles.
 #pragma once
 
 #include <omp.h>
@@ -20,8 +20,8 @@
 #include "window.h"
 
 constexpr int64_t kPad = 16;               // floats: a cache line
-constexpr int64_t kCached = 1 << 15;       // floats of V that stay in a core's cache
-constexpr int64_t kSharedKernel = 1 << 21; // floats of U from which on all threads share a chunk
+constexpr int64_t kCached = 1 << 15;       // floats of V that fit in a core's cache
+constexpr int64_t kSharedKernel = 1 << 21; // all threads share a chunk if U has more floats
 
 template <int m>
 class Winograd {
@@ -35,21 +35,21 @@ class Winograd {
   const int64_t c_rows = depths * kLanes;  // of U
   const int threads = omp_get_max_threads();
   const bool shared = A * panels * c_rows * kCols > kSharedKernel;
-  const int64_t chunk = shared ? shared_chunk() : own_chunk();  // tile blocks that V and M hold
+  const int64_t chunk = shared ? shared_chunk() : own_chunk();  // tile blocks in V and M
 
-  // Strides of V, M and U. Those of a power of two would fill few sets of the caches: kPad prevents it.
+  // Strides of V, M and U. kPad avoids powers of two, which would map to few sets of the caches.
   const int64_t v_block = depths * kRows * kLanes + kPad, v_x = chunk * v_block + kPad;
   const int64_t m_panel = kRows * kCols, m_block = panels * m_panel + kPad, m_x = chunk * m_block + kPad;
   const int64_t u_panel = c_rows * kCols, u_x = panels * u_panel + kPad;
 
-  // Enough that U is read from the outer cache seldom, within 1 MiB of V and M.
+  // Large enough that U is rarely read from the outer cache, with V and M within 1 MiB.
   int64_t own_chunk() const {
     const int64_t cached = (1 << 18) / (A * kRows * (c_rows + panels * kCols));
     const int64_t least = A * panels * c_rows * kCols > 1 << 20 ? 4 : 1;
     return std::clamp<int64_t>(cached, least, std::max<int64_t>(least, divide_up(blocks, threads)));
   }
 
-  // All tile blocks, within 128 MiB of V and M.
+  // All tile blocks, with V and M within 128 MiB.
   int64_t shared_chunk() const {
     const int64_t most = (1 << 25) / (A * kRows * (c_rows + panels * kCols));
     return std::clamp<int64_t>(most, 1, blocks);
@@ -67,7 +67,8 @@ class Winograd {
     return {tile / (rows * cols), tile / cols % rows * m, tile % cols * m};
   }
 
-  // Pointers to the pixels of the tile at `corner`, all inside [n, height, width, channels] or zeros.
+  // Sets pointers to the pixels of the tile at `corner`. Pixels outside [n, height, width,
+  // channels] point to zeros.
   template <int size, class X>
   static void pixels(const X* x, int64_t height, int64_t width, int64_t channels, Place corner,
                      bool exists, const X* (&pixel)[size][size]) {
@@ -80,7 +81,7 @@ class Winograd {
       }
   }
 
-  // V of one tile block. All tiles' lanes of one depth fill whole cache lines before the next depth.
+  // Writes V of one tile block, depth by depth, so that whole cache lines are filled.
   template <class X>
   void input(const X* x, int64_t block, float* v) const {
     const X* pixel[kRows][a][a];
@@ -106,7 +107,7 @@ class Winograd {
       }
   }
 
-  // Z, in the place of M, of one tile block.
+  // Writes the transformed output gradient Z of one tile block, which is stored like M.
   template <class Y>
   void output_gradient(const Y* dy, int64_t block, float* z) const {
     const Y* pixel[kRows][m][m];
@@ -128,7 +129,7 @@ class Winograd {
       }
   }
 
-  // Position of vector q of the output's channels in one tile block.
+  // Offset of vector q of the output channels in one tile block.
   static int64_t in_panel(int64_t q) { return q / kVectors * kRows * kCols + q % kVectors * kLanes; }
 
   template <class Y>
@@ -153,8 +154,8 @@ class Winograd {
     }
   }
 
-  // One panel of U, rows first..last, of kernel [3, 3, c, k]; of [3, 3, k, c] turned by 180 degrees
-  // and transposed if `turned`.
+  // Writes rows first..last of one panel of U from the kernel [3, 3, c, k]. If `turned`, the kernel
+  // is [3, 3, k, c], and is rotated by 180 degrees and transposed.
   template <class K>
   void kernel(const K* g, bool turned, int64_t panel, int64_t first, int64_t last, float* u) const {
     for (int64_t q = panel * kVectors; q < std::min((panel + 1) * kVectors, vectors); q++)
@@ -200,7 +201,7 @@ class Winograd {
       }
   }
 
-  // Panels first..last of product x of `count` tile blocks: M = V U.
+  // Computes M = V U: panels first..last of product x for `count` tile blocks.
   void multiply_panels(int x, const float* v, int64_t count, const float* u, int64_t first,
                        int64_t last, float* product) const {
     const int64_t most = std::max<int64_t>(1, kCached / (c_rows * kRows));
@@ -211,7 +212,7 @@ class Winograd {
                    product + x * m_x + b * m_block + p * m_panel);
   }
 
-  // The same panels of the kernel's gradient from `count` tile blocks: U (+)= V^T Z.
+  // Computes U = V^T Z, or U += V^T Z: the same panels of the kernel gradient.
   void multiply_gradients(int x, const float* v, int64_t count, const float* z, int64_t first,
                           int64_t last, float* u, bool add) const {
     const int64_t most = std::max<int64_t>(1, kCached / (count * kRows * kLanes)) * kLanes;
@@ -223,7 +224,7 @@ class Winograd {
                               u + x * u_x + p * u_panel + c * kCols, add);
   }
 
-  // work(x, first panel, last panel) for all A products, shared by the threads of a team.
+  // Calls work(x, first panel, last panel) for all A products, divided among the threads of a team.
   template <class Work>
   void share(Work work) const {
     const int64_t parts = std::min(panels, divide_up(4 * threads, A));
@@ -237,7 +238,7 @@ class Winograd {
  public:
   explicit Winograd(const Window& window) : s(window) {}
 
-  // y [n, oh, ow, k] of x [n, h, w, c].
+  // Computes y [n, oh, ow, k] from x [n, h, w, c] and the kernel g.
   template <class X>
   void forward(const X* x, const X* g, X* y, bool turned) const {
     const int64_t own = A * (v_x + m_x);
@@ -274,7 +275,7 @@ class Winograd {
     }
   }
 
-  // The gradient dg [3, 3, c, k] of the kernel.
+  // Computes the kernel gradient dg [3, 3, c, k].
   template <class X>
   void kernel_gradient(const X* x, const X* dy, X* dg) const {
     const int64_t own = A * (u_x + v_x + m_x);
@@ -301,7 +302,7 @@ class Winograd {
         }
         used[0] = 1;
       } else {
-#pragma omp for schedule(static)  // the same partial sums in every run
+#pragma omp for schedule(static)  // deterministic: the same partial sums in every run
         for (int64_t first = 0; first < blocks; first += chunk) {
           const int64_t count = std::min(chunk, blocks - first);
           for (int64_t b = 0; b < count; b++) transform(first + b, b);
