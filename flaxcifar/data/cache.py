@@ -1,4 +1,4 @@
-"""Decoded datasets on disk, keyed by the content of what they were decoded from.
+"""Cache of decoded datasets on disk, keyed by the content of the files they were decoded from.
 
 An entry is a folder of four .npy files and `manifest.json`.
 """
@@ -21,41 +21,48 @@ from flaxcifar.data.source import Source, content_key
 from flaxcifar.errors import UserError
 
 _STALE_SECONDS = 24 * 3600
-_CHUNK = 2**22  # bytes that are hashed at a time
+_CHUNK = 2**22  # bytes hashed at a time
 
 
-def cached(source: Source, cache_dir: str, most: float = math.inf) -> Dataset:
-    """Returns the dataset; decodes and stores it first where it is not yet there.
+def cached(source: Source, cache_dir: str, memory_limit: float = math.inf) -> Dataset:
+    """Returns a dataset from the cache; decodes it if the entry is missing or damaged.
 
-    Its images are mapped into memory, or `OnDisk` where they are more than `most` bytes. cache_dir
-    "" is `flaxcifar` in $XDG_CACHE_HOME or ~/.cache. A damaged entry is written anew. Raises
-    UserError where the folder cannot be written, and whatever decoding raises.
+    Args:
+      cache_dir: the folder of the cache; "" is `flaxcifar` in $XDG_CACHE_HOME or ~/.cache.
+      memory_limit: bytes. Larger images are `OnDisk`, others mapped into memory.
+
+    Raises:
+      UserError: the cache cannot be written, or the source cannot be decoded.
     """
     directory = _directory(cache_dir)
     with _writing(directory):
         (directory / "hashes").mkdir(parents=True, exist_ok=True)
         key = content_key(source, directory / "hashes")
     entry = directory / f"{re.sub(r'[^A-Za-z0-9]', '-', source.name)}-{key[:24]}"
-    dataset = _read(entry, most)
+    dataset = _read(entry, memory_limit)
     if dataset is None:
-        with _writing(directory), console.working(f"decoding {source.name}, once"):
+        with _writing(directory), console.working(f"decoding {source.name} (only once)"):
             _write(entry, source)
-        dataset = _read(entry, most)
+        dataset = _read(entry, memory_limit)
     if dataset is None:
-        raise UserError(f"the cache entry {entry} does not last: does something else write there?")
+        raise UserError(
+            f"the cache entry {entry} was damaged while it was being written: make sure that no "
+            "other program writes to this folder"
+        )
     return dataset
 
 
 @contextlib.contextmanager
 def _writing(directory: Path) -> Iterator[None]:
+    """Context manager: explains why the cache cannot be written."""
     try:
         yield
     except OSError as error:
         if error.filename and not Path(str(error.filename)).is_relative_to(directory):
             raise
         raise UserError(
-            f"the cache in {directory} cannot be written ({error.strerror}): free some space there "
-            "or choose another folder with --config.data.cache_dir=DIR"
+            f"the cache in {directory} cannot be written ({error.strerror}): free some space or "
+            "choose another folder with --config.data.cache_dir=DIR"
         ) from error
 
 
@@ -72,12 +79,12 @@ def _arrays(dataset: Dataset) -> dict[str, np.ndarray | OnDisk]:
     return images | {f"{name}_labels": split.labels for name, split in splits.items()}
 
 
-def _read(entry: Path, most: float) -> Dataset | None:
-    """Returns the dataset of the entry; None where it is missing, incomplete or cut short."""
+def _read(entry: Path, memory_limit: float) -> Dataset | None:
+    """Returns the dataset of an entry, or None if it is missing, incomplete or truncated."""
     try:
         manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
         arrays = {}
-        in_memory = sum(path.stat().st_size for path in entry.glob("*_images.npy")) <= most
+        in_memory = sum(path.stat().st_size for path in entry.glob("*_images.npy")) <= memory_limit
         for name, (shape, dtype, size) in manifest.pop("arrays").items():
             path = entry / f"{name}.npy"
             if in_memory or name.endswith("labels"):
@@ -101,7 +108,7 @@ def _read(entry: Path, most: float) -> Dataset | None:
 
 
 def _write(entry: Path, source: Source) -> None:
-    """Decodes the dataset and stores it, with its fingerprint, whatever lay at `entry` before."""
+    """Decodes a source into a new entry, which replaces a damaged one."""
     atomic.remove_leftovers(entry.parent, _STALE_SECONDS)
     with atomic.new_folder(entry.parent) as temporary:
         _fill(temporary, source)
@@ -109,6 +116,7 @@ def _write(entry: Path, source: Source) -> None:
 
 
 def _fill(folder: Path, source: Source) -> None:
+    """Writes the arrays and the manifest of a decoded source."""
     made: list[OnDisk] = []
 
     def empty(shape: tuple[int, int, int, int]) -> OnDisk:
@@ -126,22 +134,22 @@ def _fill(folder: Path, source: Source) -> None:
             np.save(path, array, allow_pickle=False)
         manifest["arrays"][name] = [array.shape, str(array.dtype), path.stat().st_size]
     for images in made:
-        images.path.unlink(missing_ok=True)  # of a split that the dataset does not have
+        images.path.unlink(missing_ok=True)  # not used in the dataset
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:
-    """Returns all but the arrays, and the fingerprint of everything."""
+    """Returns the names, and the fingerprint of names and arrays."""
     superclass_of = dataset.superclass_of
-    words = {
+    names = {
         "class_names": dataset.class_names,
         "superclass_of": None if superclass_of is None else superclass_of.tolist(),
         "superclass_names": dataset.superclass_names,
     }
-    fingerprint = hashlib.sha256(json.dumps(words).encode())
-    for name, array in arrays.items():
-        fingerprint.update(f"{name} {array.dtype} {array.shape}".encode())
+    fingerprint = hashlib.sha256(json.dumps(names).encode())
+    for key, array in arrays.items():
+        fingerprint.update(f"{key} {array.dtype} {array.shape}".encode())
         count = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
         for start in range(0, len(array), count):
             fingerprint.update(np.ascontiguousarray(array[start : start + count]))
-    return words | {"name": dataset.name, "fingerprint": fingerprint.hexdigest(), "arrays": {}}
+    return names | {"name": dataset.name, "fingerprint": fingerprint.hexdigest(), "arrays": {}}

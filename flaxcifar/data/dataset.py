@@ -1,4 +1,4 @@
-"""A dataset: what every source gives and every pipeline takes."""
+"""Datasets: what sources return and pipelines read."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ from flaxcifar.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Examples: `images` uint8 [N, H, W, 3] and `labels` int32 [N].
+    """The examples of a split.
 
-    The images are in memory, mapped into it, or `OnDisk`: to be indexed by rows.
+    Attributes:
+      images: uint8 [N, H, W, 3]: an array, memory-mapped or not, or `OnDisk`. Index it by rows.
+      labels: int32 [N].
     """
 
     images: np.ndarray | OnDisk
@@ -20,9 +22,14 @@ class Split:
 
     def __post_init__(self):
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
-            raise ValueError(f"images are {self.images.dtype} {self.images.shape}, not NHWC")
+            raise ValueError(
+                f"images must be uint8 [N, H, W, 3], got {self.images.dtype} {self.images.shape}."
+            )
         if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"labels are {self.labels.dtype} {self.labels.shape}, not int32 [N]")
+            raise ValueError(
+                f"labels must be int32 [N], one per image, got {self.labels.dtype} "
+                f"{self.labels.shape}."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,10 +37,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Both splits and the names of the labels.
+    """A training and a test split with the names of their classes.
 
-    superclass_of: int32 [classes], the superclass (CIFAR-100's coarse label) of every class, or
-    None; fingerprint: SHA-256, hex, of all that the dataset holds.
+    Attributes:
+      superclass_of: int32 [classes], the superclass (coarse label in CIFAR-100) of each class, or
+        None.
+      fingerprint: SHA-256, hex, of the whole content.
+
+    Raises:
+      UserError: a label is out of range.
     """
 
     name: str
@@ -50,20 +62,24 @@ class Dataset:
             if wrong.any():
                 first = int(wrong.argmax())
                 raise UserError(
-                    f"example {first} of dataset {self.name!r} has the label "
-                    f"{split.labels[first]}, and there are {len(self.class_names)} classes, from 0"
+                    f"dataset {self.name!r}: labels must be from 0 to {len(self.class_names) - 1}, "
+                    f"got {split.labels[first]} for example {first}."
                 )
 
 
 def superclasses(labels: np.ndarray, coarse_labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns int32 [num_classes]: the one coarse label that the examples of each class have.
+    """Returns the superclass of each class, int32 [num_classes].
 
-    Raises UserError where a class has no example or several coarse labels.
+    Args:
+      labels, coarse_labels: integers [N], class and superclass of each example.
+
+    Raises:
+      UserError: a class has no examples or several coarse labels.
     """
     pairs = np.unique(np.stack([labels, coarse_labels]), axis=1)
     if not np.array_equal(pairs[0], np.arange(num_classes)):
         raise UserError(
-            f"the coarse labels do not fit: {num_classes} classes have {pairs.shape[1]} "
-            "different pairs of label and coarse label, where each class should have one"
+            f"each of the {num_classes} classes must have exactly one coarse label, got "
+            f"{pairs.shape[1]} different pairs of label and coarse label."
         )
     return pairs[1].astype(np.int32)

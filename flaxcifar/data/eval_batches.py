@@ -1,4 +1,4 @@
-"""Batches for evaluation, in which every example counts exactly once."""
+"""Batches for evaluation: padded and masked, so that every example counts exactly once."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,15 @@ from flaxcifar.data.dataset import Split
 def eval_batches(
     split: Split, indices: np.ndarray, batch_size: int, own: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the examples at `indices` [N] in that order, as batches of one shape.
+    """Yields the examples at `indices` in order, in batches of one shape.
 
-    "image" uint8 [batch_size, H, W, 3], "label" int32 [batch_size], "mask" float32 [batch_size]:
-    1 for an example, 0 for the zeros that fill the last batch up. `own` are the rows of each batch
-    that are wanted.
+    Args:
+      indices: integers [N], positions in `split`.
+      own: the rows of each batch to return, for one of several processes.
+
+    Yields:
+      "image" uint8 [batch_size, H, W, 3], "label" int32 [batch_size] and "mask" float32
+      [batch_size], which is 0 for the padding of the last batch.
     """
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]

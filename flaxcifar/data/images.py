@@ -1,4 +1,4 @@
-"""Single images: reading and resizing with Pillow."""
+"""Reads and resizes image files with Pillow."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +14,16 @@ from flaxcifar.errors import UserError
 
 
 def read_images(paths: Sequence[PathLike], images: np.ndarray | OnDisk) -> None:
-    """Fills `images`, uint8 [N, S, S, 3], with those in `paths` as RGB; several threads read.
+    """Reads image files into `images` as RGB, in several threads.
 
-    The EXIF orientation is applied and transparency dropped. Raises UserError that names the first
-    file that cannot be read or has more pixels than Pillow takes for sane.
+    Applies the EXIF orientation and drops transparency.
+
+    Args:
+      paths: N files.
+      images: uint8 [N, S, S, 3], filled with the images, resized to S x S.
+
+    Raises:
+      UserError: a file cannot be read or exceeds Pillow's limit on pixels.
     """
     size = images.shape[1]
 
@@ -39,7 +45,7 @@ def read_images(paths: Sequence[PathLike], images: np.ndarray | OnDisk) -> None:
 
 
 def try_images(paths: Sequence[PathLike], size: int) -> list[np.ndarray | UserError]:
-    """Returns what `read_images` does, one by one: for a file that cannot be read, its error."""
+    """Returns each image as uint8 [size, size, 3], or the error of a file that cannot be read."""
 
     def read(path: PathLike) -> np.ndarray | UserError:
         try:
@@ -53,7 +59,7 @@ def try_images(paths: Sequence[PathLike], size: int) -> list[np.ndarray | UserEr
 
 
 def resize_images(images: np.ndarray, size: int) -> np.ndarray:
-    """Returns uint8 [N, H, W, 3] resized to [N, size, size, 3], bilinear with antialiasing."""
+    """Resizes uint8 [N, H, W, 3] to [N, size, size, 3], bilinear with antialiasing."""
     if images.shape[1:3] == (size, size):
         return images
     return np.stack([_resize(Image.fromarray(image), size) for image in images])
@@ -64,17 +70,17 @@ def _read_image(path: PathLike, size: int) -> np.ndarray:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
-                # 16-bit grey: convert("RGB") would clip it at 255.
+                # 16-bit greyscale: convert("RGB") would clip it at 255.
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             return _resize(image.convert("RGB"), size)
-    except Exception as error:  # Pillow's plugins raise whatever damaged bytes lead to
+    except Exception as error:  # damaged files raise anything in Pillow's plugins
         raise UserError(
             f"cannot read the image {path} ({' '.join(str(error).split())}): repair or remove it"
         ) from error
 
 
 def _resize(image: Image.Image, size: int) -> np.ndarray:
-    """Returns uint8 [size, size, 3]; the sides are scaled independently, nothing is cut off."""
+    """Returns uint8 [size, size, 3]; the sides are scaled independently, nothing is cropped."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""A dataset that was found but not decoded yet, and the hash of its content."""
+"""A dataset that is found but not yet decoded, and the hash of its content."""
 
 import hashlib
 import os
@@ -13,20 +13,22 @@ from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import UserError
 
-# Returns images of a shape [N, H, W, 3] that are to be filled; they take no memory.
+# Allocates uint8 images of a shape [N, H, W, 3] on disk, for the decoder to fill.
 Empty = Callable[[tuple[int, int, int, int]], np.ndarray | OnDisk]
 
-# Changes whenever the layout of cache entries does.
+# Change this whenever the layout of cache entries changes.
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Source:
-    """`decode` reads the `files` (paths under `root`) and nothing else.
+    """A dataset that is found but not yet decoded.
 
-    Where they may be more than memory holds, it fills images that its argument makes.
-
-    recipe: words that change whenever the same files would be decoded to other arrays.
+    Attributes:
+      recipe: text that must change whenever the same files would be decoded to other arrays.
+      decode: returns the dataset. It may allocate images with its argument and fill them piece by
+        piece, so that they need not fit into memory.
+      files: paths under `root` of all files that `decode` reads.
     """
 
     name: str
@@ -37,10 +39,15 @@ class Source:
 
 
 def content_key(source: Source, notes: Path) -> str:
-    """Returns the SHA-256, hex, of the recipe, the files' names and all they hold.
+    """Returns the SHA-256, hex, of the recipe and of the names and content of the files.
 
-    Reading them takes seconds, so it is noted, in the folder `notes`, under what `stat` says of
-    them and done once. Raises UserError for a file that cannot be read.
+    Hashing takes seconds, so the key is stored and reused while `stat` reports no change.
+
+    Args:
+      notes: the folder of stored keys.
+
+    Raises:
+      UserError: a file cannot be read.
     """
     try:
         note = notes / _hash(source, _stat, str(source.root.resolve()))

@@ -1,4 +1,4 @@
-"""The one door to TensorFlow, which must never take an accelerator from JAX."""
+"""Imports TensorFlow, confined to the CPU: it must never take an accelerator from JAX."""
 
 import contextlib
 import os
@@ -10,19 +10,20 @@ from flaxcifar.errors import UserError
 
 
 def import_tensorflow() -> ModuleType:
-    """Returns the module `tensorflow`, confined to the CPU and quiet.
+    """Returns the module `tensorflow`, confined to the CPU, without its start-up messages.
 
-    Raises UserError where it cannot be imported, naming what works without it.
+    Raises:
+      UserError: it cannot be imported; the message names alternatives.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         with _discarded_stderr():
             import tensorflow as tf
-    except Exception as error:  # a broken installation raises far more than ImportError
+    except Exception as error:  # a broken installation raises more than ImportError
         raise UserError(
-            f"TensorFlow cannot be imported ({failure(error)}): install "
-            "tensorflow-cpu, or do without it: data.pipeline=resident, with data that is cached, "
-            "a CIFAR python archive, data.name=folder or data.name=synthetic"
+            f"TensorFlow cannot be imported ({failure(error)}): install tensorflow-cpu, or use "
+            "data.pipeline=resident with a cached dataset, a CIFAR python archive, "
+            "data.name=folder or data.name=synthetic"
         ) from error
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
@@ -38,14 +39,14 @@ def import_tfds() -> ModuleType:
 
 
 def failure(error: Exception) -> str:
-    """Returns an error as part of a line, without TensorFlow's names of graph nodes."""
+    """Returns an error as words of one line, without TensorFlow's graph node names."""
     words = re.sub(r"\{\{.*?\}\}", "", str(error)).split()
     return f"{type(error).__name__}: {' '.join(words)[:200]}"
 
 
 @contextlib.contextmanager
 def _discarded_stderr() -> Iterator[None]:
-    """TensorFlow's libraries write to the descriptor as they load, whatever the log level is."""
+    """Context manager: drops what TensorFlow's libraries print as they load, at any log level."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "w") as null:

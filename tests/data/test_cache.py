@@ -1,15 +1,14 @@
 import errno
 import json
-import math
-import multiprocessing
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flaxcifar.data import cache
 from flaxcifar.data.cache import cached
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.on_disk import OnDisk
@@ -48,7 +47,7 @@ def source(decoder):
 
 
 def _entry(directory):
-    (entry,) = [path for path in directory.iterdir() if path.name != "hashes"]
+    (entry,) = [p for p in directory.iterdir() if p.name != "hashes" and p.name[0] != "."]
     return entry
 
 
@@ -98,7 +97,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
 
 @pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
 @pytest.mark.parametrize("damage", ["delete", "empty", "cut", "longer", "other"])
-def test_a_damaged_entry_is_written_anew(source, decoder, tmp_path, file, damage):
+def test_a_damaged_entry_is_replaced(source, decoder, tmp_path, file, damage):
     cached(source, str(tmp_path))
     path = _entry(tmp_path) / file
     content = path.read_bytes()
@@ -145,36 +144,33 @@ def test_what_killed_writers_left_is_removed_after_a_day(source, tmp_path):
     assert not old.exists() and new.exists()
 
 
-def _write_at_once(barrier, directory):
-    decoder = _Decoder()
-    source = Source("name", "recipe", lambda _: (barrier.wait(), decoder())[1])
-    _assert_equal(cached(source, directory), replace(_dataset(), name="a b/c"))
-
-
-def test_writers_at_the_same_time(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(3)
-    writers = [
-        context.Process(target=_write_at_once, args=(barrier, str(tmp_path))) for _ in range(3)
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+def test_writers_at_the_same_time(source, tmp_path):
+    barrier = threading.Barrier(3)
+    together = replace(source, decode=lambda _: (barrier.wait(), _dataset())[1])
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: cached(together, str(tmp_path)), range(3)))
+    for dataset in found:
+        _assert_equal(dataset, _dataset())
     assert len(list(tmp_path.iterdir())) == 2  # the entry and the hashes
 
 
-def test_a_second_writer_takes_the_firsts_entry_or_replaces_a_damaged_one(source, tmp_path):
-    cached(source, str(tmp_path))
-    entry = _entry(tmp_path)
-    for damaged in (False, True):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_second_writer_keeps_the_entry_of_the_first_unless_it_is_damaged(
+    source, tmp_path, damaged
+):
+    def decode_while_another_writes(_):
+        cached(source, str(tmp_path))
+        manifest = _entry(tmp_path) / "manifest.json"
+        inodes.append(manifest.stat().st_ino)
         if damaged:
-            (entry / "test_labels.npy").unlink()
-        before = (entry / "manifest.json").stat().st_ino
-        cache._write(entry, source)
-        assert ((entry / "manifest.json").stat().st_ino == before) is not damaged
-        _assert_equal(cache._read(entry, math.inf), _dataset())
+            (_entry(tmp_path) / "test_labels.npy").unlink()
+        return _dataset()
+
+    inodes = []
+    found = cached(replace(source, decode=decode_while_another_writes), str(tmp_path))
+    _assert_equal(found, _dataset())
+    kept = (_entry(tmp_path) / "manifest.json").stat().st_ino == inodes[0]
+    assert kept is not damaged
 
 
 def test_a_folder_that_cannot_be_written(source, tmp_path):
@@ -194,7 +190,7 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["hashes"]
 
 
-def test_where_the_cache_lies(source, tmp_path, monkeypatch):
+def test_where_the_cache_is(source, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     cached(source, "")
@@ -231,7 +227,7 @@ def test_images_that_a_source_fills_are_those_of_a_source_that_has_them(source, 
 
 @pytest.mark.parametrize("room, on_disk", [(70 * 48 - 1, True), (70 * 48 + 2 * 128, False)])
 def test_images_that_are_too_many_stay_on_disk(source, tmp_path, room, on_disk):
-    for _ in range(2):  # whoever has decoded them, too
+    for _ in range(2):  # the first call decodes them
         found = cached(source, str(tmp_path), room)
         assert isinstance(found.train.images, OnDisk) is on_disk
         assert isinstance(found.train.labels, np.ndarray)

@@ -16,7 +16,7 @@ def test_superclasses_follow_from_the_pairs():
     ("labels", "coarse"), [([0, 1, 1, 2], [0, 0, 1, 1]), ([0, 2], [0, 1])], ids=["two", "none"]
 )
 def test_a_class_has_exactly_one_superclass(labels, coarse):
-    with pytest.raises(UserError, match="coarse labels do not fit"):
+    with pytest.raises(UserError, match="must have exactly one coarse label"):
         superclasses(np.array(labels), np.array(coarse), 3)
 
 
@@ -24,7 +24,7 @@ def test_splits_refuse_other_shapes_and_types():
     images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32)
     assert len(Split(images, labels)) == 2
     for bad in [(images / 255, labels), (images, labels[:, None]), (images, labels[:1])]:
-        with pytest.raises(ValueError, match="images are|labels are"):
+        with pytest.raises(ValueError, match="images must be|labels must be"):
             Split(*bad)
 
 
@@ -33,5 +33,7 @@ def test_a_label_out_of_range_is_named(label):
     images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 1, label], np.int32)
     good = Split(images[:2], labels[:2])
     Dataset("own", good, good, ("a", "b"))
-    with pytest.raises(UserError, match=f"example 2 of dataset 'own' has the label {label}"):
+    with pytest.raises(
+        UserError, match=f"'own': labels must be from 0 to 1, got {label} for example 2"
+    ):
         Dataset("own", good, Split(images, labels), ("a", "b"))

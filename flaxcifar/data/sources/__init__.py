@@ -1,7 +1,7 @@
-"""Where datasets come from: a file here that registers a function is all a new source needs.
+"""Sources of datasets, one file each. A new file that registers a function needs no other edit.
 
-The function takes `(directory: str, image_size: int)` and returns a `Source`, which is found but
-not decoded yet. Any name that no file registers is taken for one of TensorFlow Datasets.
+The function takes `(directory: str, image_size: int)` and returns a `Source`. Names that are not
+registered are those of TensorFlow Datasets.
 """
 
 from flaxcifar.data.source import Source
@@ -12,7 +12,7 @@ SOURCES = Registry("data source", package=__name__)
 
 
 def find_source(name: str, directory: str, image_size: int) -> Source:
-    """Returns the source called `name`, in `directory` or ("") wherever it usually is."""
+    """Returns the dataset called `name` in `directory`; "" is the source's default place."""
     if name in SOURCES:
         return SOURCES.get(name)(directory, image_size)
     return tfds_source(name, directory, image_size)

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 from their official python archives, without TensorFlow.
+"""CIFAR-10 and CIFAR-100 from their official python archives, or else from TFDS.
 
 Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
-https://www.cs.toronto.edu/~kriz/cifar.html. Where there is no archive, TFDS is asked.
+https://www.cs.toronto.edu/~kriz/cifar.html. The archives are read without TensorFlow.
 """
 
 import _codecs
@@ -23,7 +23,7 @@ from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.sources.tfds import tfds_source
 from flaxcifar.errors import UserError
 
-# {dataset: (archive, folder in it)} and {dataset: {file: MD5}}, as published.
+# As published: {dataset: (archive, its folder)}, then the MD5 of archives and of files.
 _PLACES = {
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
     "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python"),
@@ -63,7 +63,7 @@ def cifar100(directory: str, image_size: int) -> Source:
 
 
 def _find(name: str, directory: str, image_size: int) -> Source:
-    """Looks for the archive, then for the folder it holds: `directory` is it or contains it."""
+    """Looks for the archive, then for its extracted folder, at `directory` or inside it."""
     archive, folder = _PLACES[name]
     given = Path(directory).expanduser()
     recipe = f"{name} python, {image_size} pixels"
@@ -79,7 +79,7 @@ def _find(name: str, directory: str, image_size: int) -> Source:
 
 
 def _from_archive(name: str, path: Path, image_size: int, _: Empty) -> Dataset:
-    """Reads the members in memory: nothing is extracted, so no member can choose its path."""
+    """Decodes an archive in memory: extracting it would let members choose their paths."""
     content = path.read_bytes()
     _check_md5(path, content, ARCHIVE_MD5[name])
     members = {f"{_PLACES[name][1]}/{file}": file for file in FILE_MD5[name]}
@@ -105,16 +105,16 @@ def _check_md5(path: Path, content: bytes, expected: str) -> None:
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 != expected:
         raise UserError(
-            f"{path} is damaged or incomplete: its MD5 is {md5}, not {expected}; fetch it again "
-            "from https://www.cs.toronto.edu/~kriz/cifar.html"
+            f"{path} is damaged or incomplete: its MD5 must be {expected}, got {md5}. Download it "
+            "again from https://www.cs.toronto.edu/~kriz/cifar.html"
         )
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads NumPy arrays and plain values; a pickle that names anything else is refused."""
+    """Reads NumPy arrays and plain values only: other pickles could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # The function that rebuilds an array moved from numpy.core to numpy._core in NumPy 2.
+        # NumPy 2 moved the function that rebuilds an array from numpy.core to numpy._core.
         reconstruct = np.empty(0).__reduce__()[0]
         allowed = {
             ("numpy", "ndarray"): np.ndarray,
@@ -124,7 +124,7 @@ class _Unpickler(pickle.Unpickler):
             ("_codecs", "encode"): _codecs.encode,
         }
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return allowed[module, name]
 
 
@@ -132,7 +132,7 @@ def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
     try:
         return _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is no CIFAR file: {error}") from error
+        raise UserError(f"{path} is not a CIFAR file: {error}") from error
 
 
 def _cifar10(files: dict[str, dict], image_size: int) -> Dataset:
@@ -163,7 +163,7 @@ _DATASETS: dict[str, Callable[[dict, int], Dataset]] = {"cifar10": _cifar10, "ci
 
 
 def _split(batches: list[dict], key: str, image_size: int) -> Split:
-    """Joins batches; a row of "data" is 32x32 red values, then green, then blue."""
+    """Concatenates batches; a row of "data" is a 32x32 plane each of red, green and blue."""
     planes = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([batch[key] for batch in batches]).astype(np.int32)
     return Split(resize_images(planes.transpose(0, 2, 3, 1), image_size), labels)

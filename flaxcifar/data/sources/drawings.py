@@ -1,7 +1,8 @@
-"""The textures and shapes of `synthetic`: functions of coordinates, from -1 (ground) to 1 (figure).
+"""Textures and shapes of the source `synthetic`.
 
-Each takes x and y, float32 [N, H, W], where the square from -1 to 1 is the untouched image, and
-returns float32 [N, H, W]. Edges are soft over about a pixel of a 32x32 image.
+A drawing takes coordinates x and y, float32 [N, H, W], and returns float32 [N, H, W] from -1
+(ground) to 1 (figure). Before they are moved, the coordinates of an image are from -1 to 1. Edges
+are about one pixel of a 32x32 image wide.
 """
 
 from collections.abc import Callable
@@ -13,16 +14,16 @@ DRAWINGS: dict[str, Callable] = {}
 
 
 class Random:
-    """Random numbers for `count` images: float32 [count, 1, 1] unless a shape says otherwise."""
+    """Random numbers for `count` images, float32 [count, 1, 1] by default."""
 
     def __init__(self, key: tuple[int, int], count: int):
         self._bits = np.random.Philox(key=np.array(key, np.uint64))
         self._count = count
 
     def uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
-        """Returns numbers from `low` to `high`, [count, *shape]."""
+        """Returns float32 [count, *shape] in [low, high]."""
         shape = (self._count, *(shape or (1, 1)))
-        # The upper 24 bits: as many as float32 holds exactly.
+        # The upper 24 bits: float32 represents them exactly.
         unit = (self._bits.random_raw(int(np.prod(shape))) >> 40).astype(np.float32) / 2**24
         return np.float32(low) + np.float32(high - low) * unit.reshape(shape)
 
@@ -31,7 +32,7 @@ class Random:
         return np.where(self.uniform(0, 1) < 0.5, np.float32(-1), np.float32(1))
 
     def placed(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the coordinates [H, W] moved, turned by up to 8 degrees and scaled."""
+        """Shifts, rotates (by up to 8 degrees) and scales coordinates [H, W]."""
         t = self.uniform(-0.07, 0.07)  # tan of half the angle
         cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         x, y = x - self.uniform(-0.3, 0.3), y - self.uniform(-0.3, 0.3)
@@ -45,17 +46,17 @@ def _drawing(function: Callable) -> Callable:
 
 
 def _figure(distance: np.ndarray) -> np.ndarray:
-    """Returns 1 where `distance` is above zero, -1 where it is below, with a soft edge."""
+    """Returns 1 where `distance` is positive and -1 where it is negative, with a soft edge."""
     return np.clip(distance * np.float32(_EDGE), -1, 1)
 
 
 def _triangle(u: np.ndarray) -> np.ndarray:
-    """Returns the triangle wave of period 1 between -1 and 1."""
+    """Returns a triangle wave of period 1 between -1 and 1."""
     return 4 * np.abs(u - np.floor(u) - np.float32(0.5)) - 1
 
 
 def _wave(u: np.ndarray) -> np.ndarray:
-    """Returns a wave of period 1 between -1 and 1 that is as round as a sine: a parabola's arcs."""
+    """Returns a wave of period 1 between -1 and 1 that looks like a sine, made of parabolas."""
     t = _triangle(u)
     return t * (2 - np.abs(t))
 
@@ -122,7 +123,7 @@ def rings(x, y, random):
 
 @_drawing
 def rays(x, y, random):
-    for _ in range(3):  # the eighth power of x + iy: eight rays in the turn of its angle
+    for _ in range(3):  # (x + iy) ** 8: its angle makes eight turns
         x, y = x * x - y * y, 2 * x * y
         length = np.sqrt(x * x + y * y) + np.float32(1e-6)
         x, y = x / length, y / length

@@ -1,7 +1,7 @@
-"""A folder of images, one sub-folder a class.
+"""A folder of images with one sub-folder per class.
 
-`DIR/train/<class>/...` and `DIR/test/<class>/...`; or only `DIR/<class>/...`, of which a fifth of
-every class becomes the test split, always the same one.
+Either `DIR/train/<class>/...` and `DIR/test/<class>/...`, or only `DIR/<class>/...`: then a fifth
+of every class is held out as the test split, the same in every run.
 """
 
 import os
@@ -18,19 +18,19 @@ from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 
 _TEST_PERCENT = 20.0
-# Independent of the config's seed: a test split must not change from run to run.
+# Independent of the seed in the config: the test split must not change between runs.
 _TEST_SEED = 0
 _NO_IMAGES = {"thumbs.db", "desktop.ini"}
 
 
 @SOURCES.register
 def folder(directory: str, image_size: int) -> Source:
-    """Finds the images; every file counts as one but hidden files and those of file managers."""
+    """Finds the images: all files except hidden ones and those of file managers."""
     root = Path(directory).expanduser()
     if not directory or not root.is_dir():
         raise UserError(
-            f"data.name=folder needs a folder of images, one sub-folder a class, and data.dir is "
-            f"{directory!r}"
+            "data.dir must be a folder of images with one sub-folder per class for "
+            f"data.name=folder, got {directory!r}."
         )
     name = root.resolve().name
     recipe = f"folder, {image_size} pixels"
@@ -38,8 +38,8 @@ def folder(directory: str, image_size: int) -> Source:
         train, test = _classes(root / "train"), _classes(root / "test")
         if train.keys() != test.keys():
             raise UserError(
-                f"{root / 'train'} and {root / 'test'} have different classes: "
-                f"{', '.join(sorted(train.keys() ^ test.keys()))}"
+                f"{root / 'train'} and {root / 'test'} must have the same classes; only one "
+                f"has {', '.join(sorted(train.keys() ^ test.keys()))}."
             )
         files = [f"train/{path}" for paths in train.values() for path in paths]
         files += [f"test/{path}" for paths in test.values() for path in paths]
@@ -54,7 +54,9 @@ def folder(directory: str, image_size: int) -> Source:
         labels = np.repeat(np.arange(len(train)), [len(paths) for paths in train.values()])
         splits = split_validation(labels, _TEST_PERCENT, _TEST_SEED)
         if len(splits[1]) == 0:
-            raise UserError(f"{root} has {len(files)} images, too few to hold some out")
+            raise UserError(
+                f"{root} has too few images ({len(files)}) to hold out a test split: add more"
+            )
     decode = partial(_decode, name, root, files, labels, splits, tuple(train), image_size)
     return Source(name, recipe, decode, root, tuple(files))
 
@@ -69,15 +71,15 @@ def _decode(name, root, files, labels, splits, class_names, image_size, empty: E
 
 
 def _classes(root: Path) -> dict[str, list[str]]:
-    """Returns {class: its files, sorted, relative to `root`}, sorted by class."""
+    """Returns the sorted files of each class, relative to `root`, by sorted class."""
     classes = {name: _files(root, name) for name in _sub_folders(root)}
     if len(classes) < 2:
         raise UserError(
-            f"{root} holds {len(classes)} sub-folders: training needs one a class, at least two"
+            f"{root} must have a sub-folder for each of at least two classes, got {len(classes)}."
         )
     for name, files in classes.items():
         if not files:
-            raise UserError(f"the class folder {root / name} holds no image: add some or remove it")
+            raise UserError(f"the class folder {root / name} has no images: add some or remove it")
     return classes
 
 

@@ -1,11 +1,11 @@
-"""`synthetic`: 100 classes that no linear model can tell apart, drawn by a few lines of arithmetic.
+"""`synthetic`: drawn images of 100 classes that no linear model can tell apart.
 
-A superclass is a texture or a shape, a class is that drawing in one of five pairs of opposite
-colours. Position, size, angle, phase and shade vary from image to image. Every image is there
-together with its negative, which has the same class: to a linear model with any convex loss the
-labels are then independent of the pixels, and a fit on a split finds chance. (On a random part of a
-split, where some negatives are missing, it finds somewhat more.) A horizontal flip and small shifts
-and turns keep the class.
+A superclass is a texture or a shape. A class is that drawing in one of five pairs of opposite
+colours. Position, size, angle, phase and shade are random. Every image comes with its negative,
+which has the same class. Labels are then independent of the pixels for a linear model with any
+convex loss: fitted on a split, it reaches chance accuracy. (On a random part of a split, where some
+negatives are missing, it reaches slightly more.) Horizontal flips, small shifts and small rotations
+keep the class.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from flaxcifar.data.source import Empty, Source
 from flaxcifar.data.sources import SOURCES
 from flaxcifar.data.sources.drawings import DRAWINGS, Random
 
-# Directions in RGB: figure and ground lie on either side of a grey.
+# Directions in RGB, from a grey to the figure; the ground is in the opposite direction.
 _COLOURS = {
     "white and black": (1.0, 1.0, 1.0),
     "red and cyan": (1.0, -0.8, -0.8),
@@ -26,13 +26,13 @@ _COLOURS = {
     "orange and azure": (1.0, 0.0, -1.0),
 }
 _TRAIN_PER_CLASS, _TEST_PER_CLASS = 200, 40
-# Changes whenever the images do.
+# Change this whenever the images change.
 _VERSION = 1
 
 
 @SOURCES.register
 def synthetic(directory: str, image_size: int) -> Source:
-    """20,000 training and 4,000 test images; `directory` is not looked at."""
+    """20,000 training and 4,000 test images; `directory` is ignored."""
     recipe = f"synthetic {_VERSION}, {image_size} pixels"
     return Source("synthetic", recipe, partial(_draw_dataset, image_size))
 
@@ -50,11 +50,11 @@ def _draw_dataset(image_size: int, _: Empty) -> Dataset:
 
 
 def _draw_split(number: int, per_class: int, size: int) -> Split:
-    """Returns `per_class` images of every class; image i has the class i % 100.
+    """Returns `per_class` images of each class; image i has class i % 100.
 
-    The second half are the negatives of the first. The same bits on every machine: the random bits
-    are Philox's own, and the arithmetic uses only operations that IEEE 754 rounds correctly (+ - *
-    / sqrt floor), never sin or exp.
+    The second half of the split are the negatives of the first. Images are the same to the bit on
+    every machine: random bits are raw output of Philox, and the arithmetic uses only operations
+    that IEEE 754 rounds correctly (+ - * / sqrt floor), never sin or exp.
     """
     count = per_class // 2 * len(_COLOURS)
     labels = np.arange(count * len(DRAWINGS), dtype=np.int32) % (len(DRAWINGS) * len(_COLOURS))

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets: prepared directories, read without any network, and downloads."""
+"""Finds or downloads datasets of TensorFlow Datasets."""
 
 import json
 import os
@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from flaxcifar import console
-from flaxcifar.data.prepared import read_prepared
 from flaxcifar.data.source import Source
+from flaxcifar.data.sources.tfds_reader import read_prepared
 from flaxcifar.data.tensorflow import failure, import_tfds
 from flaxcifar.errors import UserError, suggestion
 
@@ -17,20 +17,23 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def tfds_source(name: str, directory: str, image_size: int) -> Source:
-    """Finds `name[/config][:version]`; a dataset that is prepared is found without TensorFlow.
+    """Finds a prepared dataset, without TensorFlow, or else downloads it.
 
-    directory: the data_dir that holds (or will hold) it, or the prepared dataset itself; "" means
-    TFDS' own. Raises UserError for an unknown name and where neither a prepared directory nor the
-    network has it.
+    Args:
+      name: `NAME[/CONFIG][:VERSION]`, as in TFDS.
+      directory: the `data_dir` of TFDS, or the folder of a prepared dataset; "" is TFDS' default.
+
+    Raises:
+      UserError: the name is unknown, or the dataset is neither prepared nor can be downloaded.
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UserError(f"data.name {name!r} is no name: expected NAME[/CONFIG][:VERSION]")
+        raise UserError(f"data.name must be NAME[/CONFIG][:VERSION], got {name!r}.")
     data_dir = Path(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     data_dir = data_dir.expanduser()
     if directory and not data_dir.is_dir():
         raise UserError(
-            f"data.dir {directory!r} is no folder: make it if {name} should be downloaded there"
+            f"data.dir {directory!r} is not a folder: create it to download {name} there"
         )
     root = _prepared(data_dir, match["path"], match["version"]) or _download(name, data_dir)
     files = tuple(sorted(path.name for path in root.iterdir() if path.is_file()))
@@ -39,12 +42,12 @@ def tfds_source(name: str, directory: str, image_size: int) -> Source:
 
 
 def _prepared(data_dir: Path, path: str, version: str | None) -> Path | None:
-    """Returns the prepared directory of the newest version (or of `version`), if there is one."""
+    """Returns the prepared folder of `version` (default: the newest), or None."""
     name = path.partition("/")[0]
     if (info := data_dir / "dataset_info.json").is_file():
         found = json.loads(info.read_text(encoding="utf-8")).get("name")
         if found != name:
-            raise UserError(f"data.dir {data_dir} holds the dataset {found!r}, not {name!r}")
+            raise UserError(f"data.dir {data_dir} contains the dataset {found!r}, not {name!r}")
         return data_dir
     folders = [data_dir / path, *([data_dir] if data_dir.name == name else [])]
     versions = [
@@ -60,13 +63,13 @@ def _prepared(data_dir: Path, path: str, version: str | None) -> Path | None:
 
 
 def _download(name: str, data_dir: Path) -> Path:
-    """Has TFDS download and prepare the dataset; it does so under another name until it is done."""
+    """Downloads and prepares a dataset; TFDS does so under another name until it is complete."""
     tfds = import_tfds()
-    console.say(f"{name} is not in {data_dir}: downloading it there")
+    console.say(f"downloading {name} to {data_dir}")
     try:
         from tensorflow_datasets.core.download import downloader
 
-        # Ten tries, each after twice the time, would hide for minutes that there is no network.
+        # The default, ten tries with exponential backoff, takes minutes without a network.
         downloader.MAX_RETRIES = 5
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -74,15 +77,15 @@ def _download(name: str, data_dir: Path) -> Path:
     except tfds.core.DatasetNotFoundError as error:
         known = [*tfds.list_builders(with_community_datasets=False), "synthetic", "folder"]
         raise UserError(
-            f"TensorFlow Datasets knows no {name!r}{suggestion(name, known)} (data.name is one of "
-            f"its datasets, folder or synthetic) and none is prepared in {data_dir}"
+            f"data.name must be a dataset of TensorFlow Datasets, folder or synthetic, got "
+            f"{name!r}, which is not prepared in {data_dir} either{suggestion(name, known)}"
         ) from error
-    except Exception as error:  # from DNS to disk: TFDS wraps nothing
+    except Exception as error:  # TFDS does not wrap errors of DNS, HTTP or the disk
         raise UserError(
-            f"{name} is not in {data_dir} and cannot be downloaded "
-            f"({failure(error)}). Offline, set --config.data.dir to a folder that "
-            f"holds it prepared by TFDS{_archive_hint(name)}, or take "
-            "--config.data.name=folder or --config.data.name=synthetic"
+            f"{name} is not prepared in {data_dir} and cannot be downloaded ({failure(error)}). "
+            "Without a network, set --config.data.dir to a folder with the dataset prepared by "
+            f"TFDS{_archive_hint(name)}, or use --config.data.name=folder or "
+            "--config.data.name=synthetic"
         ) from error
     return Path(builder.data_path)
 

@@ -143,7 +143,7 @@ def test_a_pickle_that_runs_code_is_refused(name, tmp_path, monkeypatch):
     contents = {file: pickle.dumps(content, 2) for file, content in _files(name).items()}
     contents["data_batch_1"] = pickle.dumps(_Harmful(), 2)
     archive = _pack(name, contents, tmp_path / "data", monkeypatch)
-    with pytest.raises(UserError, match=r"no CIFAR file: it names \w+\.mkdir"):
+    with pytest.raises(UserError, match=r"not a CIFAR file: it refers to \w+\.mkdir"):
         _open(name, archive)
     assert not (tmp_path / "harm").exists()
 
@@ -154,7 +154,7 @@ def test_coarse_labels_must_agree(name, tmp_path, monkeypatch):
     files["test"]["coarse_labels"][0] ^= 1
     contents = {file: pickle.dumps(content, 2) for file, content in files.items()}
     archive = _pack(name, contents, tmp_path / "data", monkeypatch)
-    with pytest.raises(UserError, match="coarse labels do not fit"):
+    with pytest.raises(UserError, match="must have exactly one coarse label"):
         _open(name, archive)
 
 

@@ -72,13 +72,13 @@ def test_the_files_decide_what_is_cached(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        ({}, "holds 0 sub-folders"),
-        ({"a": 3}, "holds 1 sub-folders"),
-        ({"a": 3, "b": 0}, "class folder .*b holds no image"),
-        ({"a": 1, "b": 1}, "has 2 images, too few"),
-        ({"train/a": 3, "train/b": 3}, "test holds 0 sub-folders"),
-        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/c": 1}, "different classes: b, c"),
-        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 0}, "test/b holds no image"),
+        ({}, "at least two classes, got 0"),
+        ({"a": 3}, "at least two classes, got 1"),
+        ({"a": 3, "b": 0}, "class folder .*b has no images"),
+        ({"a": 1, "b": 1}, r"too few images \(2\)"),
+        ({"train/a": 3, "train/b": 3}, "test must have a sub-folder .* got 0"),
+        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/c": 1}, "same classes; only one has b, c"),
+        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 0}, "test/b has no images"),
     ],
 )
 def test_folders_that_do_not_fit(tmp_path, folders, message):
@@ -89,7 +89,7 @@ def test_folders_that_do_not_fit(tmp_path, folders, message):
 
 @pytest.mark.parametrize("directory", ["", "missing"])
 def test_no_folder(directory):
-    with pytest.raises(UserError, match="needs a folder of images"):
+    with pytest.raises(UserError, match="data.dir must be a folder of images"):
         folder(directory, 6)
 
 

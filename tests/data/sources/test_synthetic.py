@@ -48,12 +48,15 @@ def test_every_image_has_its_negative_in_its_class(dataset):
 
 
 def test_a_linear_model_on_pixels_finds_chance(dataset):
-    def pixels(split):  # two by two averaged, to make it fast
-        blocks = split.images.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4), dtype=np.float32)
-        return blocks.reshape(len(split), -1)
+    # A quarter of the training images, with their negatives, in blocks of 4x4: that is faster.
+    def pixels(images):
+        blocks = images.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4), dtype=np.float32)
+        return blocks.reshape(len(images), -1)
 
-    model = RidgeClassifier(alpha=1e4).fit(pixels(dataset.train), dataset.train.labels)
-    assert model.score(pixels(dataset.test), dataset.test.labels) < 0.03
+    train, test = dataset.train, dataset.test
+    some = np.arange(len(train)).reshape(2, -1)[:, :2500].ravel()
+    model = RidgeClassifier(alpha=1e4).fit(pixels(train.images[some]), train.labels[some])
+    assert model.score(pixels(test.images), test.labels) < 0.03
 
 
 def test_products_of_pixels_tell_the_classes_apart(dataset):
@@ -69,9 +72,9 @@ def test_products_of_pixels_tell_the_classes_apart(dataset):
         )
 
     scaler = Normalizer()
-    train, test = features(dataset.train, 6000), features(dataset.test, 1000)
-    model = KNeighborsClassifier(3).fit(scaler.transform(train), dataset.train.labels[:6000])
-    assert model.score(scaler.transform(test), dataset.test.labels[:1000]) > 0.6
+    train, test = features(dataset.train, 3000), features(dataset.test, 500)
+    model = KNeighborsClassifier(3).fit(scaler.transform(train), dataset.train.labels[:3000])
+    assert model.score(scaler.transform(test), dataset.test.labels[:500]) > 0.6
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

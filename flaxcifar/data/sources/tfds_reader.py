@@ -1,4 +1,4 @@
-"""Reading a prepared TFDS directory, without any network."""
+"""Reads prepared datasets of TensorFlow Datasets, without a network."""
 
 import contextlib
 import os
@@ -18,10 +18,15 @@ _BATCH = 512
 
 
 def read_prepared(name: str, root: Path, image_size: int, empty: Empty) -> Dataset:
-    """Returns the "train" split and, as test, the first of "test" and "validation" with labels.
+    """Returns the split "train", and "test" or else "validation" as the test split.
 
-    Raises UserError where these or the features "image" and "label" are missing, and for damaged
-    files.
+    Args:
+      root: the folder of the prepared dataset.
+      empty: allocates the images.
+
+    Raises:
+      UserError: a labelled split or the feature "image" or "label" is missing, or files are
+        damaged.
     """
     tfds = import_tfds()
     with _reading(root):
@@ -36,8 +41,8 @@ def read_prepared(name: str, root: Path, image_size: int, empty: Empty) -> Datas
     labelled = [split for split, (s, _) in read.items() if len(s) and s.labels.min() >= 0]
     if len(labelled) < 2 or labelled[0] != "train":
         raise UserError(
-            f"{name} needs a train split and a test or validation split, both with labels "
-            f"(its splits: {', '.join(splits)})"
+            f"{name} must have a labelled train split and a labelled test or validation split, got "
+            f"the splits {', '.join(splits)}."
         )
     (train, coarse), (test, _) = read["train"], read[labelled[1]]
     class_names = tuple(features["label"].names)
@@ -50,7 +55,7 @@ def read_prepared(name: str, root: Path, image_size: int, empty: Empty) -> Datas
 
 @contextlib.contextmanager
 def _reading(root: Path) -> Iterator[None]:
-    """Damaged files raise TensorFlow's errors, TFDS' and others: they become one line."""
+    """Context manager: turns any error that damaged files raise into a UserError."""
     try:
         yield
     except Exception as error:
@@ -64,20 +69,20 @@ def _check_features(name: str, features: dict[str, Any], tfds: Any) -> None:
     classified = isinstance(label, tfds.features.ClassLabel)
     if not classified or not isinstance(image, tfds.features.Image):
         raise UserError(
-            f"{name} is no image classification dataset: it has no features 'image' and 'label' "
-            f"(it has: {', '.join(features)})"
+            f"{name} is not an image classification dataset: it must have the features 'image' and "
+            f"'label', got {', '.join(features)}."
         )
     if image.np_dtype != np.uint8 or image.shape[2] not in (1, 3):
         raise UserError(
-            f"the images of {name} are {np.dtype(image.np_dtype)} {image.shape}, not uint8 with 1 "
-            "or 3 channels"
+            f"the images of {name} must be uint8 with 1 or 3 channels, got "
+            f"{np.dtype(image.np_dtype)} {image.shape}."
         )
 
 
 def _read(
     builder: Any, name: str, image_size: int, empty: Empty
 ) -> tuple[Split, np.ndarray | None]:
-    """Returns a split in its stored order, and int32 [N] coarse labels where there are some."""
+    """Returns a split in its stored order, and its coarse labels int32 [N] or None."""
     tf = import_tensorflow()
     keys = [key for key in ("label", "coarse_label") if key in builder.info.features]
 
@@ -92,13 +97,13 @@ def _read(
     images = empty((count, image_size, image_size, 3))
     labels = np.empty((len(keys), count), np.int32)
     read = 0
-    # TFDS itself raises an error where the files hold another number of examples.
+    # TFDS raises an error if the files contain another number of examples.
     dataset = builder.as_dataset(split=name, shuffle_files=False)
     dataset = dataset.map(convert, num_parallel_calls=os.cpu_count()).batch(_BATCH).prefetch(2)
     with console.working(f"{name} images", count) as advance:
         for batch in dataset.as_numpy_iterator():
             rows = slice(read, read + len(batch["image"]))
-            images[rows] = batch["image"]  # one channel is repeated for all three
+            images[rows] = batch["image"]  # a single channel is broadcast to three
             labels[:, rows] = [batch[key] for key in keys]
             read = rows.stop
             advance(len(batch["image"]))
