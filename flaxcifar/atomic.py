@@ -15,8 +15,13 @@ _TEMPORARY = ".tmp-"
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file: a reader sees the old text or the new."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file: a reader sees the old content or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

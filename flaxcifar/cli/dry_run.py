@@ -17,11 +17,11 @@ from flaxcifar.console import clock_time
 from flaxcifar.data.dataset import Split
 from flaxcifar.devices import parallel
 from flaxcifar.models.summary import model_summary
+from flaxcifar.training.banner import show_banner
 from flaxcifar.training.dispatch import dispatches
 from flaxcifar.training.evaluation import make_evaluate
 from flaxcifar.training.experiment import Experiment, build
 from flaxcifar.training.loop import make_train_fn
-from flaxcifar.training.results import introduce
 from flaxcifar.training.run_state import start
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import space
@@ -42,7 +42,7 @@ def dry_run(config: Any, workdir: Path) -> None:
     saved = read_json(workdir / names.CONFIG)
     check_resumable(saved, config, workdir)
     experiment = build(config)
-    introduce(experiment, 0, workdir)
+    show_banner(experiment, 0, workdir)
     if saved is not None:
         console.say("the workdir holds this run already: it would go on from its last checkpoint")
     console.say(f"data: {experiment.dataset.name}, fingerprint {experiment.dataset.fingerprint}")

@@ -40,7 +40,7 @@ def evaluate(
         trained.config.eval_batch_size,
     )
     views = trained.config.test_views if views is None else views
-    return run(*trained.variables, part, indices, views)
+    return run(*trained.variables, part, indices, views).metrics
 
 
 def examples(dataset: Dataset, config: Any, split: str) -> tuple[Split, np.ndarray]:

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from flaxcifar import console
@@ -16,9 +17,22 @@ from flaxcifar.training.metrics import Metrics, compute
 from flaxcifar.training.step import Arrays, eval_step
 from flaxcifar.training.test_time import Views
 
-# (params, batch_stats, split, indices, views) -> metrics: "single" and, where there are several
-# views, "augmented".
-Evaluate = Callable[..., dict[str, dict[str, float]]]
+
+class Evaluation(NamedTuple):
+    """Results on a set of examples.
+
+    Attributes:
+      metrics: of the images themselves as "single" and, with several views, as "augmented" of the
+        mean logits over the views.
+      logits: of "single", float32 [N, classes]; None unless they were asked for.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    logits: np.ndarray | None
+
+
+# (params, batch_stats, split, indices, views="none", keep_logits=False) -> Evaluation
+Evaluate = Callable[..., Evaluation]
 
 
 def make_evaluate(
@@ -30,26 +44,36 @@ def make_evaluate(
 ) -> Evaluate:
     """Returns a function that evaluates parameters on examples of a split, each exactly once.
 
-    `between` is called before every batch; what it raises ends the evaluation.
+    It calls `between` before every batch, which may raise to stop the evaluation.
     """
     coarse = None if superclass_of is None else tuple(superclass_of.tolist())
 
     def evaluate(
-        params: Arrays, batch_stats: Arrays, split: Split, indices: np.ndarray, views: str = "none"
-    ) -> dict[str, dict[str, float]]:
+        params: Arrays,
+        batch_stats: Arrays,
+        split: Split,
+        indices: np.ndarray,
+        views: str = "none",
+        keep_logits: bool = False,
+    ) -> Evaluation:
         compiled = _compiled(network, coarse, views, parallel.all_devices())
         names = ("single",) if views == "none" else ("single", "augmented")
         metrics = parallel.replicate({name: Metrics.zero() for name in names})
-        own = parallel.own_rows(batch_size)
+        own, kept = parallel.own_rows(batch_size), []
         with console.working("evaluating", len(indices)) as advance:
             for batch in eval_batches(split, indices, batch_size, own):
                 between()
-                metrics = compiled((params, batch_stats), normalization.arrays(), metrics, batch)
+                metrics, logits = compiled(
+                    (params, batch_stats), normalization.arrays(), metrics, batch
+                )
+                kept += [logits] if keep_logits else []
                 advance(int(np.sum(batch["mask"])))
         values = {name: compute(metrics[name], coarse=coarse is not None) for name in names}
         if values["single"]["examples"] != len(indices):
             raise AssertionError(f"{values} were counted, not {len(indices)} examples")
-        return values
+        # The last batch is padded.
+        logits = np.concatenate(jax.device_get(kept))[: len(indices)] if keep_logits else None
+        return Evaluation(values, logits)
 
     return evaluate
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
 from flaxcifar.devices import parallel, processes
 from flaxcifar.errors import Interrupted, NonFiniteError, OutOfMemoryError
+from flaxcifar.training.banner import show_banner
 from flaxcifar.training.dispatch import Dispatch, dispatches
-from flaxcifar.training.evaluation import Evaluate, make_evaluate
+from flaxcifar.training.evaluation import make_evaluate
 from flaxcifar.training.experiment import Experiment, build
 from flaxcifar.training.metrics import Metrics
-from flaxcifar.training.results import conclude, introduce, is_finished
-from flaxcifar.training.run_state import Run, finite, resume_or_start
-from flaxcifar.training.save_schedule import Timetable
+from flaxcifar.training.nonfinite import finite_means
+from flaxcifar.training.results import conclude, is_finished
+from flaxcifar.training.run_state import RunState, resume_or_start
+from flaxcifar.training.save_schedule import SaveSchedule
+from flaxcifar.training.session import Session, TrainFn
 from flaxcifar.training.signals import Interruption, postponed
 from flaxcifar.training.step import Recipe, TrainState, train_steps
 from flaxcifar.workdir import names
@@ -33,9 +36,7 @@ from flaxcifar.workdir.metrics_log import MetricsLog, rewind_metrics
 from flaxcifar.workdir.resume import check_resumable
 from flaxcifar.workdir.run_folder import check_space, locked, prepare
 
-TrainFn = Callable[[TrainState, Metrics, Dispatch], tuple[TrainState, Metrics]]
-
-_MOST_ROLLBACKS = 3
+_MAX_ROLLBACKS = 3
 
 
 def train_and_evaluate(
@@ -46,21 +47,21 @@ def train_and_evaluate(
     allow_change: Collection[str] = (),
     on_end: Callable[[Path], None] | None = None,
 ) -> TrainState:
-    """Trains a checked config in `workdir`, or goes on where an earlier call was interrupted.
-
-    Evaluates the test split once, at the end, and returns the final state. In the main thread a
-    SIGTERM or SIGINT saves the state after the step that is under way.
+    """Trains a checked config in `workdir`, or resumes it, and evaluates the test split at the end.
 
     Args:
-      strict: refuse to go on from an older checkpoint where the newest is damaged.
-      allow_change: config keys that may differ from those of the workdir's run.
-      on_end: called with the workdir once results are written, and for a run that had finished
-        before. In a run of several processes only the first one calls it.
+      strict: refuse to resume from an older checkpoint if the newest is damaged.
+      allow_change: config keys that may differ from those of the run in `workdir`.
+      on_end: called with the workdir once results are written, also if the run had finished
+        before. Only the first of several processes calls it.
+
+    Returns:
+      The final state.
 
     Raises:
-      UserError: config, data, devices or workdir do not fit; nothing was written.
+      UserError: the config, data, devices or workdir do not fit together. Nothing was written.
       OutOfMemoryError: a step does not fit into a device's memory.
-      RunError: the loss is no longer finite, a checkpoint cannot be written, or a signal came.
+      RunError: a loss is not finite, a checkpoint cannot be written, or a signal arrived.
     """
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(processes.own_workdir(Path(workdir)))
@@ -76,35 +77,25 @@ def train_and_evaluate(
         interruption = stack.enter_context(postponed())
         checkpoints.clean()
         run = resume_or_start(experiment, checkpoints, strict)
-        if processes.from_first(lambda: is_finished(workdir, config)):
-            if on_end and processes.is_first():
-                on_end(workdir)
-            return run.state
-        with processes.together():
-            check_space(workdir, space(run.state))
-        write_json(workdir / names.CONFIG, to_json(config))
-        introduce(experiment, run.step, workdir)
-        for change in changes.values():
-            console.say(f"changed: {change}")
-        recipe = experiment.recipe
-        evaluate = make_evaluate(
-            recipe.network,
-            experiment.normalization,
-            recipe.superclass_of,
-            config.eval_batch_size,
-            interruption.check,
-        )
-        stack.enter_context(_out_of_memory_reported(experiment))
-        while True:
-            try:
-                train(experiment, run, evaluate, checkpoints, interruption, workdir)
-                break
-            except NonFiniteError as error:
-                run = roll_back(experiment, run, checkpoints, error)
-        conclude(experiment, run.state, run.ledger, evaluate, checkpoints, workdir)
+        if not processes.from_first(lambda: is_finished(workdir, config)):
+            _begin(experiment, run, workdir, changes.values())
+            stack.enter_context(_out_of_memory_reported(experiment))
+            session = make_session(experiment, workdir, checkpoints, interruption)
+            run = train_with_rollbacks(session, run)
+            conclude(session, run.record)
         if on_end and processes.is_first():
             on_end(workdir)
     return run.state
+
+
+def _begin(experiment: Experiment, run: RunState, workdir: Path, changes: Iterable[str]) -> None:
+    """Writes the config and prints the banner, if there is enough disk space."""
+    with processes.together():
+        check_space(workdir, space(run.state))
+    write_json(workdir / names.CONFIG, to_json(experiment.config))
+    show_banner(experiment, run.step, workdir)
+    for change in changes:
+        console.say(f"changed: {change}")
 
 
 @contextlib.contextmanager
@@ -123,81 +114,26 @@ def _out_of_memory_reported(experiment: Experiment) -> Iterator[None]:
         ) from error
 
 
-def roll_back(
-    experiment: Experiment, run: Run, checkpoints: Checkpoints, error: NonFiniteError
-) -> Run:
-    """Returns the run as the last checkpoint has it, with half the learning rate.
-
-    Raises `error` unless the config asks for that, and after the third time.
-    """
-    rollbacks = run.ledger.rollbacks + 1
-    if experiment.config.on_nonfinite != "rollback" or rollbacks > _MOST_ROLLBACKS:
-        raise error
-    checkpoints.wait()
-    back = resume_or_start(experiment, checkpoints, strict=False)
-    back.ledger.rollbacks = rollbacks
-    back.rescale()
-    console.say(f"{error}: back to step {back.step} with half the learning rate")
-    return back
-
-
-def train(
-    experiment: Experiment,
-    run: Run,
-    evaluate: Evaluate,
-    checkpoints: Checkpoints,
-    interruption: Interruption,
-    workdir: Path,
-) -> None:
-    """Trains the epochs that are left and saves the run on the way; `run` is changed in place."""
-    dataset, validation_indices = experiment.dataset, experiment.validation_indices
-    settings, ledger = experiment.config.checkpoint, run.ledger
-    timetable = Timetable(settings.every_steps, settings.every_minutes, run.step)
-    decision = processes.Decision()
-    train_fn = make_train_fn(experiment)
-    rewind_metrics(workdir, ledger.history)
-    log = MetricsLog(workdir)
-    progress = TrainingProgress(experiment.total_steps, experiment.total_epochs)
-
-    def save() -> None:
-        arrays = {"state": run.state, "metrics": run.metrics}
-        checkpoints.save_latest(run.step, arrays, ledger.record(experiment))
-        timetable.saved(run.step)
-        decision.forget()
-
-    def due(step: int) -> bool:
-        interruption.check()
-        return decision(timetable.due(step))
-
-    with contextlib.closing(log), progress:
-        try:
-            for epoch in range(ledger.epoch, experiment.total_epochs):
-                if ledger.stopping.should_stop:
-                    break
-                train_epoch(experiment, train_fn, run, epoch, progress, due, save, workdir)
-                trained = finite(experiment, run.metrics, run.state, workdir)
-                validated = {}
-                if len(validation_indices):
-                    variables = (run.state.eval_params, run.state.batch_stats)
-                    validated = evaluate(*variables, dataset.train, validation_indices)["single"]
-                row = make_row(experiment, run.state, epoch, trained, validated)
-                best = ledger.update(row, validated.get(experiment.config.early_stopping.metric))
-                run.metrics = parallel.replicate(Metrics.zero())
-                run.rescale()
-                if best:
-                    variables = (run.state.eval_params, run.state.batch_stats)
-                    checkpoints.save_best(row["step"], *variables, ledger.record(experiment))
-                clock = ledger.clock
-                log.write(row, {"images_per_second": clock.rate, "seconds": clock.total_seconds})
-                progress.epoch(row, clock.rate, clock.total_seconds, best)
-                last = epoch + 1 == experiment.total_epochs or ledger.stopping.should_stop
-                if last or settings.every_epochs and (epoch + 1) % settings.every_epochs == 0:
-                    save()
-        except Interrupted:
-            save()
-            raise
-        finally:
-            checkpoints.wait()
+def make_session(
+    experiment: Experiment, workdir: Path, checkpoints: Checkpoints, interruption: Interruption
+) -> Session:
+    """Puts what the training functions need together."""
+    config, recipe = experiment.config, experiment.recipe
+    return Session(
+        experiment=experiment,
+        workdir=workdir,
+        checkpoints=checkpoints,
+        interruption=interruption,
+        schedule=SaveSchedule(config.checkpoint.every_steps, config.checkpoint.every_minutes),
+        train_fn=make_train_fn(experiment),
+        evaluate=make_evaluate(
+            recipe.network,
+            experiment.normalization,
+            recipe.superclass_of,
+            config.eval_batch_size,
+            interruption.check,
+        ),
+    )
 
 
 def make_train_fn(experiment: Experiment) -> TrainFn:
@@ -223,53 +159,109 @@ def _compiled(recipe: Recipe, devices: tuple[jax.Device, ...]) -> Callable[..., 
     return parallel.pmap(step, replicated=5, batch_axis=1, donate=(1,), devices=devices)
 
 
-def train_epoch(
-    experiment: Experiment,
-    train_fn: TrainFn,
-    run: Run,
-    epoch: int,
-    progress: TrainingProgress,
-    due: Callable[[int], bool],
-    save: Callable[[], None],
-    workdir: Path,
-) -> None:
-    """Trains what is left of an epoch; raises NonFiniteError where the loss is not finite.
+def train_with_rollbacks(session: Session, run: RunState) -> RunState:
+    """Trains to the end and returns the final state.
 
-    After every dispatch `due` is asked, with the steps so far, whether to `save`; it may raise to
-    end the epoch there.
+    After a loss that is not finite, restores the last checkpoint with half the learning rate if
+    the config asks for that, up to three times in a run.
     """
-    step, images, clock = run.step, 0, run.ledger.clock
+    while True:
+        try:
+            train(session, run)
+            return run
+        except NonFiniteError as error:
+            rollbacks = run.record.rollbacks + 1
+            if session.experiment.config.on_nonfinite != "rollback" or rollbacks > _MAX_ROLLBACKS:
+                raise
+            session.checkpoints.wait()
+            run = resume_or_start(session.experiment, session.checkpoints, strict=False)
+            run.record.rollbacks = rollbacks
+            run.apply_learning_rate_scale()
+            console.say(f"{error} Back at step {run.step} with half the learning rate.")
+
+
+def train(session: Session, run: RunState) -> None:
+    """Trains the remaining epochs and saves the run on the way. Changes `run` in place."""
+    experiment, record = session.experiment, run.record
+    session.schedule.restart(run.step)
+    rewind_metrics(session.workdir, record.history)
+    log = MetricsLog(session.workdir)
+    progress = TrainingProgress(experiment.total_steps, experiment.total_epochs)
+    with contextlib.closing(log), progress:
+        try:
+            for epoch in range(record.epoch, experiment.total_epochs):
+                if record.stopping.should_stop:
+                    break
+                train_epoch(session, run, epoch, progress)
+                finish_epoch(session, run, epoch, progress, log)
+        except Interrupted:
+            session.save(run)
+            raise
+        finally:
+            session.checkpoints.wait()
+
+
+def train_epoch(session: Session, run: RunState, epoch: int, progress: TrainingProgress) -> None:
+    """Trains the rest of an epoch and saves the run whenever the schedule asks for it."""
+    step, images, clock = run.step, 0, run.record.clock
+    check = functools.partial(finite_means, session.experiment)
     clock.begin()
-    for dispatch in dispatches(experiment, epoch, step):
-        before, (run.state, run.metrics) = run.metrics, train_fn(run.state, run.metrics, dispatch)
-        # The device has this dispatch in hand while the host waits for the one before.
+    for dispatch in dispatches(session.experiment, epoch, step):
+        before = run.metrics
+        run.state, run.metrics = session.train_fn(run.state, before, dispatch)
+        # The device is busy with this dispatch while the host waits for the previous one.
         jax.block_until_ready(before)
         clock.lap(images)
         if images and progress.due():
-            values = finite(experiment, before, run.state, workdir)
-            progress.update(step, epoch + 1, values, clock.rate)
-        images = dispatch.steps * experiment.config.batch_size
+            means = check(before, run.state, session.workdir)
+            progress.update(step, epoch + 1, means, clock.rate)
+        images = dispatch.steps * session.experiment.config.batch_size
         step += dispatch.steps
-        if due(step):
+        session.interruption.check()
+        if session.schedule.due(step):
             jax.block_until_ready(run.metrics)
             clock.lap(images)
             images = 0
-            finite(experiment, run.metrics, run.state, workdir)
-            save()
+            check(run.metrics, run.state, session.workdir)
+            session.save(run)
             clock.skip()
     jax.block_until_ready(run.metrics)
     clock.lap(images)
 
 
-def make_row(
-    experiment: Experiment,
-    state: TrainState,
-    epoch: int,
-    trained: dict[str, float],
-    validated: dict[str, float],
-) -> dict[str, Any]:
-    """Returns an epoch's line of metrics.jsonl; the learning rate is that of its last step."""
-    step, scale = int(state.step), float(state.learning_rate_scale)
+def finish_epoch(
+    session: Session, run: RunState, epoch: int, progress: TrainingProgress, log: MetricsLog
+) -> None:
+    """Evaluates the validation split, then logs and saves the epoch."""
+    experiment, record, clock = session.experiment, run.record, run.record.clock
+    row = measure_epoch(session, run, epoch)
+    best = record.add_epoch(row, experiment.config)
+    run.metrics = parallel.replicate(Metrics.zero())
+    run.apply_learning_rate_scale()
+    if best:
+        session.save_best(run)
+    log.write(row, {"images_per_second": clock.rate, "seconds": clock.total_seconds})
+    progress.epoch(row, clock.rate, clock.total_seconds, record.improved)
+    every = experiment.config.checkpoint.every_epochs
+    last = record.epoch == experiment.total_epochs or record.stopping.should_stop
+    if last or every and record.epoch % every == 0:
+        session.save(run)
+
+
+def measure_epoch(session: Session, run: RunState, epoch: int) -> dict[str, Any]:
+    """Returns the row of an epoch in metrics.jsonl, with the learning rate of its last step."""
+    experiment, state = session.experiment, run.state
+    trained = finite_means(experiment, run.metrics, state, session.workdir)
+    validated = {}
+    if len(experiment.validation_indices):
+        evaluation = session.evaluate(
+            state.eval_params,
+            state.batch_stats,
+            experiment.dataset.train,
+            experiment.validation_indices,
+        )
+        validated = evaluation.metrics["single"]
+    step, scale = run.step, float(state.learning_rate_scale)
     return {
         "epoch": epoch + 1,
         "step": step,

@@ -1,4 +1,4 @@
-"""What a run says before its first step, and what it leaves behind after its last."""
+"""Results of a finished run: test evaluation, `summary.json` and the final table."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,50 +12,17 @@ from flaxcifar.config import to_json
 from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
 from flaxcifar.models.summary import model_summary
-from flaxcifar.training.evaluation import Evaluate
 from flaxcifar.training.experiment import Experiment
 from flaxcifar.training.provenance import commit, versions
-from flaxcifar.training.run_record import Ledger
-from flaxcifar.training.step import TrainState
+from flaxcifar.training.run_record import RunRecord
+from flaxcifar.training.session import Session
 from flaxcifar.workdir import names
-from flaxcifar.workdir.checkpoints import Checkpoints
 from flaxcifar.workdir.json_files import read_json, write_json
-
-
-def introduce(experiment: Experiment, step: int, workdir: Path) -> None:
-    """Prints what is about to be trained, from which step, on what, and where it goes."""
-    config, dataset, recipe = experiment.config, experiment.dataset, experiment.recipe
-    shape = dataset.train.images.shape[1:]
-    table, totals = model_summary(recipe.network, shape, recipe.frozen)
-    console.show(table)
-    devices = jax.devices()
-    console.say(
-        f"{dataset.name}: {len(experiment.train_indices):,} training, "
-        f"{len(experiment.validation_indices):,} validation and {len(dataset.test.labels):,} test "
-        f"images, {len(dataset.class_names)} classes"
-    )
-    console.say(
-        f"{len(devices)} x {devices[0].device_kind}: batch {config.batch_size}, "
-        f"{parallel.per_device(config.batch_size)} a device; {recipe.steps_per_epoch} steps an "
-        f"epoch, {experiment.total_steps:,} in all; {config.precision}, convolutions by "
-        f"{recipe.network.convolution}"
-    )
-    if recipe.frozen:
-        flops = "training_flops_per_image"
-        share = totals[flops] / model_summary(recipe.network, shape)[1][flops]
-        console.say(
-            f"frozen: {totals['frozen']:,} of {totals['frozen'] + totals['trained']:,} parameters; "
-            f"a step takes {100 * share:.0f} % of the operations that training them all would"
-        )
-    for remark in experiment.remarks:
-        console.say(remark)
-    if step:
-        console.say(f"resumed after step {step:,} of {experiment.total_steps:,}")
-    console.say(f"workdir: {workdir}")
+from flaxcifar.workdir.test_logits import write_test_logits
 
 
 def is_finished(workdir: Path, config: Any) -> bool:
-    """Whether this very run has ended before; says so if it has."""
+    """Returns whether `workdir` holds the finished run of this config, and prints its results."""
     summary = read_json(workdir / names.SUMMARY)
     if (
         summary is None
@@ -67,36 +34,50 @@ def is_finished(workdir: Path, config: Any) -> bool:
     return True
 
 
-def conclude(
-    experiment: Experiment,
-    state: TrainState,
-    ledger: Ledger,
-    evaluate: Evaluate,
-    checkpoints: Checkpoints,
-    workdir: Path,
-) -> None:
-    """Evaluates the test split, once, writes summary.json and prints the final table.
-
-    The parameters are the best epoch's where `early_stopping.restore_best` is set, else the last's.
-    """
-    config, dataset = experiment.config, experiment.dataset
-    params, batch_stats, row = state.eval_params, state.batch_stats, ledger.history[-1]
-    if config.early_stopping.restore_best:
-        best, record = processes.from_first(lambda: list(checkpoints.restore_best()))
-        best, row = parallel.replicate(best), record["history"][-1]
-        params, batch_stats = best["params"], best["batch_stats"]
-    everything = np.arange(len(dataset.test.labels))
-    test = evaluate(params, batch_stats, dataset.test, everything, config.test_views)
-    _, totals = model_summary(
-        experiment.recipe.network, dataset.train.images.shape[1:], experiment.recipe.frozen
+def conclude(session: Session, record: RunRecord) -> None:
+    """Evaluates the best checkpoint on the test split and writes its logits and `summary.json`."""
+    config, test = session.experiment.config, session.experiment.dataset.test
+    best, best_record = processes.from_first(lambda: list(session.checkpoints.restore_best()))
+    best, indices = parallel.replicate(best), np.arange(len(test))
+    evaluation = session.evaluate(
+        best["params"], best["batch_stats"], test, indices, config.test_views, keep_logits=True
     )
-    clock, step = ledger.clock.state(), ledger.history[-1]["step"]
-    stopped = ledger.stopping.should_stop and step < experiment.total_steps
-    summary = {
+    summary = summarize(session.experiment, record, best_record["history"][-1], evaluation.metrics)
+    workdir = session.workdir
+    (workdir / names.REPORT).unlink(missing_ok=True)  # of a shorter run
+    write_test_logits(workdir, evaluation.logits)
+    write_json(workdir / names.SUMMARY, summary)  # last: a run with a summary is complete
+    show_results(summary)
+    console.say(f"summary: {workdir / names.SUMMARY}; checkpoints: {workdir / names.CHECKPOINTS}")
+    console.say(f"evaluate it again: python -m flaxcifar evaluate --workdir {workdir}")
+
+
+def summarize(
+    experiment: Experiment,
+    record: RunRecord,
+    best: Mapping[str, Any],
+    test: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Returns the content of `summary.json`.
+
+    Args:
+      best: the row of metrics.jsonl of the evaluated checkpoint.
+      test: the metrics of the test split.
+    """
+    dataset, recipe, step = experiment.dataset, experiment.recipe, record.history[-1]["step"]
+    stopped = record.stopping.should_stop and step < experiment.total_steps
+    validation = {
+        name.removeprefix("validation_"): value
+        for name, value in best.items()
+        if name.startswith("validation_")
+    }
+    _, totals = model_summary(recipe.network, dataset.train.images.shape[1:], recipe.frozen)
+    clock = record.clock.state()
+    return {
         "steps": step,
-        "epochs": step / experiment.recipe.steps_per_epoch,
+        "epochs": step / recipe.steps_per_epoch,
         "stop_reason": "early stopping" if stopped else "completed",
-        "evaluated_step": row["step"],
+        "evaluated_step": best["step"],
         "parameters": totals,
         "dataset": {
             "name": dataset.name,
@@ -105,32 +86,20 @@ def conclude(
             "fingerprint": dataset.fingerprint,
         },
         "devices": [device.device_kind for device in jax.devices()],
-        "convolution": experiment.recipe.network.convolution,
+        "convolution": recipe.network.convolution,
         "versions": versions(),
         "commit": commit(),
-        "validation": {
-            name.removeprefix("validation_"): value
-            for name, value in row.items()
-            if name.startswith("validation_")
-        }
-        or None,
+        "validation": validation or None,
         "test": test["single"],
-        # By the mean over the views of `test_views`.
-        "test_augmented": test.get("augmented"),
-        "config": to_json(config),
-        # All that differs between two runs of one config, or between a run and its resumption.
+        "test_augmented": test.get("augmented"),  # of the mean logits over `test_views`
+        "config": to_json(experiment.config),
+        # Only these differ between runs of one config, and between a run and its resumption.
         "timing": {
-            "images_per_second": ledger.clock.images_per_second,
+            "images_per_second": record.clock.images_per_second,
             "compile_seconds": clock["compile_seconds"],
             "total_seconds": clock["total_seconds"],
         },
     }
-    # That of a shorter run, if any; it is written last, so one that is there is whole.
-    (workdir / names.REPORT).unlink(missing_ok=True)
-    write_json(workdir / names.SUMMARY, summary)
-    show_results(summary)
-    console.say(f"summary: {workdir / names.SUMMARY}; checkpoints: {workdir / names.CHECKPOINTS}")
-    console.say(f"evaluate it again: python -m flaxcifar evaluate --workdir {workdir}")
 
 
 def show_results(summary: dict[str, Any]) -> None:

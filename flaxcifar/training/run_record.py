@@ -1,4 +1,4 @@
-"""What a run knows beside its arrays, and whether it may be resumed."""
+"""Run metadata stored in every checkpoint."""
 
 import dataclasses
 from typing import Any
@@ -11,13 +11,16 @@ from flaxcifar.training.experiment import Experiment
 
 
 @dataclasses.dataclass
-class Ledger:
-    """What a run knows beside its arrays: with them it is a checkpoint.
+class RunRecord:
+    """The state of a run on the host: a checkpoint is this and the arrays.
 
     Attributes:
-      epoch: epochs done.
-      best_step: that of the checkpoint of the best epoch, 0 before the first.
-      rollbacks: how often the run went back from numbers that were not finite.
+      stopping: early stopping and the best value of the watched metric.
+      plateau: reduce-on-plateau, None with another schedule.
+      clock: rates and times.
+      epoch: number of finished epochs.
+      best_step: step of the best checkpoint, 0 before the first.
+      rollbacks: number of rollbacks after a loss that was not finite.
       history: the rows of metrics.jsonl.
     """
 
@@ -30,8 +33,8 @@ class Ledger:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def start(cls, config: Any) -> "Ledger":
-        """Returns the ledger of a run that has not begun."""
+    def start(cls, config: Any) -> "RunRecord":
+        """Returns the record before the first step."""
         stopping = EarlyStopping(
             mode=config.early_stopping.mode,
             patience=config.early_stopping.patience,
@@ -41,27 +44,35 @@ class Ledger:
 
     @property
     def learning_rate_scale(self) -> float:
-        """What reduce-on-plateau and rollbacks have left of the learning rate."""
+        """Factor of the learning rate after reduce-on-plateau and rollbacks."""
         return (self.plateau.scale if self.plateau else 1.0) * 0.5**self.rollbacks
 
-    def update(self, row: dict[str, Any], watched: float | None) -> bool:
-        """Adds an epoch's row and the validation metric that is watched.
+    @property
+    def improved(self) -> bool:
+        """Whether the last epoch improved the watched metric; True without one."""
+        return self.stopping.misses == 0
 
-        Returns whether this is the best epoch; without validation the last always is.
+    def add_epoch(self, row: dict[str, Any], config: Any) -> bool:
+        """Adds the metrics of an epoch.
+
+        Returns:
+          Whether the parameters of this epoch are the best so far. Without a validation split or
+          with `early_stopping.restore_best` off, the last ones are.
         """
         self.epoch = row["epoch"]
         self.history.append(row)
-        best = watched is None or self.stopping.improves(watched)
-        if best:
-            self.best_step = row["step"]
+        watched = row.get(f"validation_{config.early_stopping.metric}")
         if watched is not None:
             self.stopping = self.stopping.update(watched, row["step"])
             if self.plateau:
                 self.plateau = self.plateau.update(watched, self.stopping.mode)
+        best = self.improved or not config.early_stopping.restore_best
+        if best:
+            self.best_step = row["step"]
         return best
 
-    def record(self, experiment: Experiment) -> dict[str, Any]:
-        """Returns the JSON that goes into a checkpoint."""
+    def to_json(self, experiment: Experiment) -> dict[str, Any]:
+        """Returns the JSON of a checkpoint: this record, and facts that readers need."""
         return {
             "epoch": self.epoch,
             "best_step": self.best_step,
@@ -77,8 +88,8 @@ class Ledger:
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "Ledger":
-        """Returns the ledger of which `record` was taken; its clock goes on from now."""
+    def from_json(cls, record: dict[str, Any]) -> "RunRecord":
+        """Returns the record of a checkpoint. Its clock continues from now."""
         return cls(
             stopping=EarlyStopping(**record["stopping"]),
             plateau=record["plateau"] and Plateau(**record["plateau"]),

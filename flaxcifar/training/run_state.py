@@ -1,8 +1,6 @@
-"""Where a run is: what a checkpoint holds, whence it comes, and whether it is worth keeping."""
+"""The state of a run between two dispatches, new or restored from a checkpoint."""
 
 import dataclasses
-import math
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,41 +8,41 @@ import jax.numpy as jnp
 
 from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
-from flaxcifar.errors import NonFiniteError, UserError
+from flaxcifar.errors import UserError
 from flaxcifar.training.experiment import Experiment
-from flaxcifar.training.metrics import Metrics, compute
-from flaxcifar.training.run_record import Ledger
+from flaxcifar.training.metrics import Metrics
+from flaxcifar.training.run_record import RunRecord
 from flaxcifar.training.step import TrainState, create_state
-from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, Record
-from flaxcifar.workdir.json_files import write_json
 
 
 @dataclasses.dataclass
-class Run:
-    """Where a run is, between two dispatches: what a checkpoint holds.
+class RunState:
+    """Everything that a checkpoint of a run holds.
 
     Attributes:
-      metrics: of the epoch that is under way.
+      state: replicated over all devices.
+      metrics: sums over the current epoch, replicated.
+      record: the state on the host.
     """
 
     state: TrainState
     metrics: Metrics
-    ledger: Ledger
+    record: RunRecord
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of finished steps. Waits for the device."""
         return int(self.state.step)
 
-    def rescale(self) -> None:
-        """Gives the state the scale of the learning rate that the ledger has come to."""
-        scale = parallel.replicate(jnp.float32(self.ledger.learning_rate_scale))
+    def apply_learning_rate_scale(self) -> None:
+        """Copies the record's learning rate scale to the devices."""
+        scale = parallel.replicate(jnp.float32(self.record.learning_rate_scale))
         self.state = self.state.replace(learning_rate_scale=scale)
 
 
 def start(experiment: Experiment) -> dict[str, Any]:
-    """Returns {"state", "metrics"} before the first step, not yet on the devices."""
+    """Returns {"state", "metrics"} before the first step, not yet replicated."""
     state = create_state(
         experiment.recipe,
         experiment.hyperparams,
@@ -55,56 +53,36 @@ def start(experiment: Experiment) -> dict[str, Any]:
     return {"state": state, "metrics": Metrics.zero()}
 
 
-def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bool) -> Run:
-    """Returns the run as the newest checkpoint has it, or before the first step.
+def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bool) -> RunState:
+    """Restores the newest checkpoint, or returns the state before the first step without one.
 
-    Raises UserError where the checkpoint is of another model, optimizer or dataset, and where
-    `strict` and the newest is damaged. It may be of another freeze plan.
+    The checkpoint may have other frozen parameters if `param_groups` has changed since.
+
+    Raises:
+      UserError: the checkpoint belongs to another model, optimizer or dataset, or the newest is
+        damaged and `strict` is set.
     """
 
-    def another_plan(record: Record) -> bool:
-        # By the checkpoint's own config: the workdir's is newer until the first save under it.
+    def groups_changed(record: Record) -> bool:
+        # Its own config: that of the workdir is newer until the first save under it.
         return "param_groups" in config_changes(record["config"], experiment.config)
 
     fresh = start(experiment)
 
     def newest() -> dict[str, Any] | None:
-        found = checkpoints.restore_latest(fresh, strict=strict, migrate=another_plan)
+        found = checkpoints.restore_latest(fresh, strict=strict, migrate=groups_changed)
         if found is None:
             return None
         arrays, record = found
         if record["fingerprint"] != experiment.dataset.fingerprint:
-            raise UserError("the dataset is not the one this run began with; nothing was changed")
+            raise UserError(
+                "the dataset differs from the one this run was trained on. Restore it or choose "
+                "another --workdir. Nothing was changed."
+            )
         return {"arrays": jax.tree.leaves(arrays), "record": record}
 
     found = processes.from_first(newest)
     if found is None:
-        return Run(**parallel.replicate(fresh), ledger=Ledger.start(experiment.config))
+        return RunState(**parallel.replicate(fresh), record=RunRecord.start(experiment.config))
     arrays = jax.tree.unflatten(jax.tree.structure(fresh), found["arrays"])
-    return Run(**parallel.replicate(arrays), ledger=Ledger.from_record(found["record"]))
-
-
-def finite(
-    experiment: Experiment, metrics: Metrics, state: TrainState, workdir: Path
-) -> dict[str, float]:
-    """Returns the means; raises NonFiniteError, and writes nonfinite.json, where one is not finite.
-
-    `state` is that of now, which knows the step at which it began.
-    """
-    values = compute(
-        metrics,
-        coarse=experiment.dataset.superclass_of is not None,
-        penalty=experiment.recipe.penalizes,
-    )
-    if math.isfinite(values["loss"] + values.get("penalty", 0.0)):
-        return values
-    step = int(state.bad_step)
-    epoch, position = divmod(step, experiment.recipe.steps_per_epoch)
-    examples = experiment.epoch_batches(epoch)[position].tolist()
-    path = workdir / names.NONFINITE
-    write_json(path, {"step": step, "epoch": epoch + 1, "examples": examples})
-    raise NonFiniteError(
-        f"the loss of step {step}, in epoch {epoch + 1}, is not finite; its training examples are "
-        f"{', '.join(map(str, examples[:4]))} and others, all in {path}; the last finite "
-        "checkpoint is kept; a smaller optimizer.learning_rate or gradient_clip may help"
-    )
+    return RunState(**parallel.replicate(arrays), record=RunRecord.from_json(found["record"]))

@@ -1,35 +1,40 @@
-"""When a run is to be saved within an epoch."""
+"""Decides when to save a run within an epoch."""
 
 import dataclasses
 import time
 from collections.abc import Callable
 
+from flaxcifar.devices.processes import Decision
+
 
 @dataclasses.dataclass
-class Timetable:
-    """Counts steps and minutes since the last save; 0 = not for that reason.
+class SaveSchedule:
+    """Counts steps and minutes since the last save. All processes of a run get the same answers.
 
     Attributes:
-      now: seconds; injectable for tests.
+      every_steps: steps between saves; 0 = do not count steps.
+      every_minutes: minutes between saves; 0 = do not count minutes.
+      now: returns seconds; replaced in tests.
     """
 
     every_steps: int
     every_minutes: float
-    step: int
     now: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self.saved(self.step)
+        self._decision = Decision()
+        self.restart(0)
 
-    def saved(self, step: int) -> None:
-        """Notes a save after `step` steps of training."""
-        self.step, self._when = step, self.now()
+    def restart(self, step: int) -> None:
+        """Counts from now on, after a save or a start at `step`."""
+        self._step, self._seconds = step, self.now()
+        self._decision.forget()
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a save after `step` steps of training."""
-        minutes = (self.now() - self._when) / 60
-        return (
-            0 < self.every_steps <= step - self.step
+        """Returns whether to save after `step` steps. Every process must call this every time."""
+        minutes = (self.now() - self._seconds) / 60
+        return self._decision(
+            0 < self.every_steps <= step - self._step
             or 0 < self.every_minutes <= minutes
-            and step > self.step
+            and step > self._step
         )

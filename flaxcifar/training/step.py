@@ -272,14 +272,19 @@ def eval_step(
     normalization: tuple[jax.Array, jax.Array],
     metrics: dict[str, Metrics],
     batch: Arrays,
-) -> dict[str, Metrics]:
-    """Returns `metrics` plus those of a batch of `eval_batches`.
+) -> tuple[dict[str, Metrics], jax.Array]:
+    """Evaluates a batch of `eval_batches`.
 
     Args:
-      views: the views whose logits are averaged for "augmented". The first is the image itself,
-        for "single"; a single view gives no "augmented".
+      views: the views whose logits are averaged for "augmented". The first view is the image
+        itself; its logits give "single". With one view there is no "augmented".
       variables: parameters and batch statistics.
       normalization: mean and divisor of the images.
+      metrics: sums over earlier batches.
+
+    Returns:
+      `metrics` plus those of the batch, and the logits of "single" from all devices, float32
+      [B, classes].
     """
     images = normalize(batch["image"], *normalization)
     logits = [network.apply(*variables, view, None, train=False)[0] for view in views.of(images)]
@@ -292,4 +297,5 @@ def eval_step(
         return measure(logits, batch["label"], batch["mask"], losses, superclass_of)
 
     added = jax.lax.psum({name: seen(logits) for name, logits in found.items()}, AXIS)
-    return {name: metrics[name] + added[name] for name in added}
+    everywhere = jax.lax.all_gather(found["single"], AXIS, tiled=True)
+    return {name: metrics[name] + added[name] for name in added}, everywhere

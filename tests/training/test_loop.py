@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import shutil
@@ -6,15 +5,13 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from flaxcifar import data
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
-from flaxcifar.data.dataset import Split
-from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import Interrupted, RunError, UserError
 from flaxcifar.inference.evaluate import evaluate
 from flaxcifar.inference.trained import Trained
@@ -26,11 +23,7 @@ from flaxcifar.training.signals import Interruption
 from flaxcifar.workdir import checkpoints
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 from flaxcifar.workdir.run_folder import locked
-
-
-@pytest.fixture(autouse=True)
-def dataset(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+from flaxcifar.workdir.test_logits import read_test_logits
 
 
 class Killed(BaseException):
@@ -71,11 +64,8 @@ FULL = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", lambda config: tiny.dataset())
-        workdir = tmp_path_factory.mktemp("uninterrupted")
-        state = train_and_evaluate(tiny.config(**FULL), workdir)
-    return workdir, state
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return workdir, train_and_evaluate(tiny.config(**FULL), workdir)
 
 
 @pytest.mark.xdist_group("resume")
@@ -113,21 +103,14 @@ def test_a_run_of_several_steps_a_dispatch_goes_on_to_the_bit(tmp_path, monkeypa
 
 
 @pytest.mark.xdist_group("resume")
-def test_images_read_from_disk_give_the_same_run(uninterrupted, tmp_path, monkeypatch):
-    found = tiny.dataset()
-
-    def on_disk(name):
-        split = getattr(found, name)
-        np.save(tmp_path / f"{name}.npy", split.images)
-        return Split(OnDisk(tmp_path / f"{name}.npy"), split.labels)
-
-    stored = dataclasses.replace(found, train=on_disk("train"), test=on_disk("test"))
-    monkeypatch.setattr(data, "load", lambda config: stored)
+def test_images_read_from_disk_give_the_same_run(uninterrupted, tmp_path, monkeypatch, capsys):
+    config = tiny.config(**FULL, **{"data.memory_gb": 1e-9})
     with monkeypatch.context() as patch:
         kill_after(patch, 13)
         with pytest.raises(Killed):
-            train_and_evaluate(tiny.config(**FULL), tmp_path / "run")
-    state = train_and_evaluate(tiny.config(**FULL), tmp_path / "run")
+            train_and_evaluate(config, tmp_path / "run")
+    assert "batches are read from disk" in capsys.readouterr().out
+    state = train_and_evaluate(config, tmp_path / "run")
     workdir, expected = uninterrupted
     for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(got, want)
@@ -196,6 +179,27 @@ def test_evaluate_repeats_the_result_from_the_best_checkpoint(uninterrupted):
 
 
 @pytest.mark.xdist_group("resume")
+def test_the_logits_behind_the_test_results_are_kept(uninterrupted):
+    workdir, _ = uninterrupted
+    logits, labels = read_test_logits(workdir), tiny.dataset().test.labels
+    assert logits.shape == (50, 4) and logits.dtype == np.float32
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert np.mean(logits.argmax(axis=1) == labels) == summary(workdir)["test"]["accuracy"]
+    assert loss == pytest.approx(summary(workdir)["test"]["loss"], rel=1e-6)
+
+
+def test_without_restore_best_everything_shows_the_last_epoch(tmp_path):
+    """A learning rate at which the first epoch is the best."""
+    changes = {"optimizer": dict(name="sgd", learning_rate=2.0, momentum=0.9)}
+    train_and_evaluate(tiny.config(**changes, **{"early_stopping.restore_best": False}), tmp_path)
+    losses = [row["validation_loss"] for row in rows(tmp_path)]
+    assert losses[0] < losses[1]
+    assert summary(tmp_path)["evaluated_step"] == 18
+    assert summary(tmp_path)["validation"]["loss"] == losses[1]
+    assert read_best(tmp_path)[1]["history"][-1]["step"] == 18
+
+
+@pytest.mark.xdist_group("resume")
 def test_a_finished_run_does_nothing_and_says_so(uninterrupted, monkeypatch, capsys):
     workdir, state = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
@@ -219,10 +223,10 @@ def test_another_config_is_refused_and_nothing_changes(uninterrupted):
 
 
 @pytest.mark.xdist_group("resume")
-def test_other_data_is_refused(uninterrupted, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(seed=5))
-    with pytest.raises(UserError, match="the dataset is not the one"):
-        train_and_evaluate(tiny.config(**FULL | {"total_epochs": 4}), uninterrupted[0])
+def test_other_data_is_refused(uninterrupted, tmp_path):
+    changes = {"total_epochs": 4, "data.dir": tiny.write(tmp_path, seed=5)}
+    with pytest.raises(UserError, match="the dataset differs"):
+        train_and_evaluate(tiny.config(**FULL | changes), uninterrupted[0])
 
 
 def test_early_stopping_ends_on_the_patience_th_miss_with_the_best(tmp_path):
@@ -239,7 +243,7 @@ def test_total_steps_takes_precedence_and_may_end_within_an_epoch(tmp_path):
     config = tiny.config(total_steps=12, **{"early_stopping.restore_best": False})
     state = train_and_evaluate(config, tmp_path)
     assert int(state.step) == 12
-    assert summary(tmp_path)["steps"] == 12
+    assert summary(tmp_path)["steps"] == summary(tmp_path)["evaluated_step"] == 12
     assert summary(tmp_path)["epochs"] == pytest.approx(12 / 9)
     assert [row["train_examples"] for row in rows(tmp_path)] == [9 * 16, 3 * 16]
 
@@ -275,13 +279,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
 
 def test_init_from_starts_with_an_earlier_runs_best_and_drops_a_head_that_does_not_fit(
-    tmp_path, monkeypatch, capsys
+    tmp_path, capsys
 ):
     first = tmp_path / "first"
     train_and_evaluate(tiny.config(), first)
     best, _ = read_best(first)
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(classes=6, train=240))
-    config = tiny.config(init_from=str(first), param_groups=(("stage[12]", "frozen"),))
+    changes = {"data.dir": tiny.write(tmp_path / "data", classes=6, train=240)}
+    changes |= {"init_from": str(first), "param_groups": (("stage[12]", "frozen"),)}
+    config = tiny.config(**changes)
     state = train_and_evaluate(config, tmp_path / "second")
     for path, value in {**state.params, **state.batch_stats}.items():
         if path.startswith("stage"):
@@ -302,7 +307,10 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
         ({"optimizer": dict(name="sgdd", learning_rate=0.1)}, "unknown optimizer 'sgdd'"),
         ({"schedule": dict(name="cosin")}, "did you mean 'cosine'"),
         ({"augment": (dict(name="cutout", sise=3),)}, "did you mean 'size'"),
-        ({"augment": (dict(name="pad_crop", padding=9),)}, "padding is 9"),
+        (
+            {"augment": (dict(name="pad_crop", padding=9),)},
+            "padding must be .* from 0 to 7, got 9",
+        ),
         ({"param_groups": (("stage9", "frozen"),)}, "no parameter matches 'stage9'"),
         ({"l2.coefficient": 1.0, "l2.pattern": "nothing"}, "no parameter matches 'nothing'"),
         ({"init_from": str(tmp_path)}, "is not the workdir of a run"),
@@ -327,7 +335,7 @@ def test_a_rollback_goes_on_with_half_the_learning_rate(tmp_path, capsys):
     changes = {"on_nonfinite": "rollback", "optimizer": dict(name="sgd", learning_rate=0.05)}
     train_and_evaluate(tiny.config(**changes, total_epochs=1), tmp_path)
     poisoned = {"count": 2}
-    finite = loop.finite
+    finite = loop.finite_means
 
     def sometimes(experiment, metrics, state, workdir):
         if int(state.step) == 18 and poisoned["count"]:
@@ -336,9 +344,9 @@ def test_a_rollback_goes_on_with_half_the_learning_rate(tmp_path, capsys):
         return finite(experiment, metrics, state, workdir)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "finite", sometimes)
+        patch.setattr(loop, "finite_means", sometimes)
         state = train_and_evaluate(tiny.config(**changes), tmp_path)
-    assert "not finite: back to step 9 with half the learning rate" in capsys.readouterr().out
+    assert "not finite Back at step 9 with half the learning rate" in capsys.readouterr().out
     assert int(state.step) == 18
     assert [row["learning_rate"] for row in rows(tmp_path)] == [0.05, 0.05 / 4]
 
@@ -386,7 +394,7 @@ def test_a_change_that_is_named_is_allowed(uninterrupted, tmp_path, capsys):
     other = tiny.config(**FULL | {"total_epochs": 4, "label_smoothing": 0.1})
     with pytest.raises(UserError, match="--allow_change=label_smoothing"):
         train_and_evaluate(other, tmp_path / "run")
-    with pytest.raises(UserError, match="no key: 'label_smoothin'; did you mean 'label_smoothing'"):
+    with pytest.raises(UserError, match="no key 'label_smoothin'; did you mean 'label_smoothing'"):
         train_and_evaluate(other, tmp_path / "run", allow_change=["label_smoothin"])
     with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, 31)
@@ -443,12 +451,10 @@ def test_the_resident_loop_moves_nothing_but_indices_to_the_device(tmp_path, mon
     exp = build(tiny.config(**{"data.pipeline": "resident", "steps_per_dispatch": 0}))
     with Checkpoints(tmp_path) as checkpoints:
         run = resume_or_start(exp, checkpoints, strict=False)
-    progress = TrainingProgress(exp.total_steps, exp.total_epochs)
-    train_fn = loop.make_train_fn(exp)
-    with jax.transfer_guard("disallow"):
-        loop.train_epoch(
-            exp, train_fn, run, 0, progress, lambda step: False, lambda: None, tmp_path
-        )
-    # One dispatch: how many steps it has, and which images.
+        session = loop.make_session(exp, tmp_path, checkpoints, Interruption())
+        progress = TrainingProgress(exp.total_steps, exp.total_epochs)
+        with jax.transfer_guard("disallow"):
+            loop.train_epoch(session, run, 0, progress)
+    # One dispatch: its number of steps, and which images.
     assert moved == [[(), (9, 16)]]
     assert run.step == 9
