@@ -156,6 +156,31 @@ def test_a_sortable_table_has_the_numbers_it_shows(page):
         assert cell.text == f"{100 * float(cell.attributes['data-value']):.2f} %"
 
 
+def test_superclasses_add_up_to_the_summary(page, workdir):
+    rows = list(page.section("classes").one("table").one("tbody").all("tr"))
+    cells = [[float(c.attributes["data-value"]) for c in list(row.all("td"))[1:]] for row in rows]
+    images, by_class, by_superclass = np.array(cells).T
+    test = summary_of(workdir)["test"]
+    assert images.sum() == len(TEST)
+    assert np.average(by_class, weights=images) == pytest.approx(test["accuracy"], abs=1e-5)
+    coarse = np.average(by_superclass, weights=images)
+    assert coarse == pytest.approx(test["coarse_accuracy"], abs=1e-5)
+
+
+def test_the_most_frequent_confusions_are_listed(page):
+    data = page.data()["confusion"]
+    names = [name.replace(NO_TEXT, "caf?") for name in data["names"]]
+    wrong = {
+        (names[label], names[prediction], count)
+        for (label, prediction), count in np.ndenumerate(np.array(data["matrix"]))
+        if label != prediction and count
+    }
+    rows = page.section("confusion").one("table").rows()
+    assert {(row[0], row[1], int(row[2])) for row in rows} == wrong
+    counts = [int(row[2]) for row in rows]
+    assert counts == sorted(counts, reverse=True)
+
+
 def test_pictures_are_the_raw_images(page, config):
     some = np.random.default_rng(0).permutation(50)[:48]
     expected = np.concatenate(list(TEST.images[some]), axis=1)
