@@ -1,10 +1,9 @@
-"""Writes the tables and plots of benchmarks/README.md anew from benchmarks/results/.
+"""Writes the tables and plots of benchmarks/RESULTS.md from benchmarks/results/.
 
     python -m benchmarks.page
 
-Of each benchmark the latest measurement of every model, precision, batch and device is shown;
-frameworks stand in one table only where they were measured in one run. Rows of --quick are left
-out.
+The page shows the latest run of each model, precision, batch size and device of a benchmark. A
+table has only frameworks that were measured in one run. Rows of --quick are left out.
 """
 
 import argparse
@@ -52,9 +51,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--results", type=Path, default=records.RESULTS)
     results = parser.parse_args(argv).results
-    page = results.parent / "README.md"
+    page = results.parent / "RESULTS.md"
     if not page.exists():
-        raise UserError(f"{page} is missing: --results names a folder beside the page")
+        raise UserError(f"{page} does not exist: --results must name the folder next to it")
     text = page.read_text()
     for name, module in BENCHMARKS.items():
         path = results / f"{name}.jsonl"
@@ -83,7 +82,7 @@ def latest(lines: list[str]) -> list[list[Row]]:
 
 
 def section(module: Any, rows: list[Row]) -> str:
-    """Returns a run's table in Markdown, with what it was measured with."""
+    """Returns the table of a run in Markdown, with dataset, commit, date and versions."""
     table = module.table(rows)
     versions = dict(item for row in rows for item in row["versions"].items())
     circumstances = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
@@ -104,11 +103,11 @@ def markdown(table: Table) -> str:
 
 
 def fill(text: str, name: str, sections: list[str]) -> str:
-    """Returns the page with a benchmark's part replaced, which stands between two comments."""
+    """Returns the page with the part between the two comments of a benchmark replaced."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise UserError(f"the page must have {begin} and {end} once")
+        raise UserError(f"RESULTS.md must have {begin} and {end} exactly once")
     inside = "\n\n".join(sections)
     return pattern.sub(lambda _: f"{begin}\n\n{inside}\n\n{end}", text)
 

@@ -4,7 +4,7 @@
 
 The devices are fake: parts of one CPU, with all threads together. That tells whether the result is
 the same, what is sent in a step, and what the wrappers around a step cost; it tells nothing of
-speed on more hardware (docs/scaling.md does, on paper).
+speed on more hardware (docs/guides/scaling.md does, on paper).
 """
 
 import argparse

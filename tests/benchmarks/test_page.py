@@ -24,9 +24,9 @@ def test_the_latest_run_of_each_kind_is_shown(tmp_path):
     other = [row | {"model": "vgg16"} for row in rows]
     elsewhere = [row | {"device": "a GPU"} for row in rows[:1]]
     write(tmp_path / "results" / "throughput.jsonl", other + elsewhere + rows + later + quick)
-    (tmp_path / "README.md").write_text(PAGE)
+    (tmp_path / "RESULTS.md").write_text(PAGE)
     page.main(["--results", str(tmp_path / "results")])
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "RESULTS.md").read_text()
     assert text.count("| model |") == 3  # vgg16's, crcv's on another device and its later run
     assert "| crcv | float32 | flaxcifar | 77.0 |" in text and "2031-02-03" in text
     assert text.count("keras-jax") == 1 and "torch" not in text
@@ -42,8 +42,8 @@ def test_frameworks_that_one_command_measures_one_by_one_stand_together(tmp_path
 
 
 def test_a_page_without_its_marks_is_refused(tmp_path):
-    (tmp_path / "README.md").write_text("nothing")
-    with pytest.raises(UserError, match="must have <!-- throughput -->"):
+    (tmp_path / "RESULTS.md").write_text("nothing")
+    with pytest.raises(UserError, match="RESULTS.md must have <!-- throughput -->"):
         page.main(["--results", str(tmp_path / "results")])
-    with pytest.raises(UserError, match="is missing"):
+    with pytest.raises(UserError, match="RESULTS.md does not exist"):
         page.main(["--results", str(tmp_path / "elsewhere" / "results")])
