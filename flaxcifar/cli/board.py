@@ -1,10 +1,10 @@
-"""Shows runs in TensorBoard, on a free port.
+"""Shows runs in TensorBoard on a free port.
 
     flaxcifar board                       every run under runs/
     flaxcifar board runs/first runs/second
 
-Runs that have not ended are named. Notes of TensorBoards that are no longer
-there, which notebooks mistake for running ones, are removed.
+Names the runs in progress. Removes the notes that killed TensorBoards leave
+behind, which notebooks mistake for running ones.
 """
 
 import importlib.util
@@ -26,7 +26,11 @@ _PORTS = range(6006, 6106)
 
 
 def find_runs(directories: Sequence[Path]) -> list[Path]:
-    """Returns the workdirs in or under the directories; raises UserError where one has none."""
+    """Returns the workdirs in or under the directories.
+
+    Raises:
+      UserError: a directory does not exist or holds no run.
+    """
     found: list[Path] = []
     for directory in directories:
         if not directory.is_dir():
@@ -34,14 +38,14 @@ def find_runs(directories: Sequence[Path]) -> list[Path]:
         runs = sorted(path.parent for path in directory.rglob(names.TENSORBOARD) if path.is_dir())
         if not runs:
             raise UserError(
-                f"{directory} holds no run: none of its folders has a {names.TENSORBOARD}/"
+                f"{directory} holds no run: it has no folder {names.TENSORBOARD}/ at any depth"
             )
         found += runs
     return found
 
 
 def remarks(runs: Sequence[Path]) -> Iterator[str]:
-    """Yields a line for each run that has not ended."""
+    """Yields a line per run in progress."""
     for run in runs:
         if not (run / names.SUMMARY).exists():
             rows = run / names.METRICS
@@ -50,9 +54,9 @@ def remarks(runs: Sequence[Path]) -> Iterator[str]:
 
 
 def remove_stale_notes(folder: Path) -> int:
-    """Removes what dead TensorBoards have noted in `folder`; returns how many.
+    """Removes the notes of dead TensorBoards from `folder`; returns their number.
 
-    TensorBoard notes each running instance in a file, and a killed one leaves it behind.
+    TensorBoard writes a file per running instance, which a killed instance leaves behind.
     """
     removed = 0
     for note in folder.glob("pid-*.info"):
@@ -77,9 +81,10 @@ def _alive(process: int) -> bool:
 
 
 def free_port(wanted: int | None) -> int:
-    """Returns `wanted`, or the first free port from TensorBoard's usual one on.
+    """Returns `wanted`, or by default the first free port from TensorBoard's usual port.
 
-    Raises UserError where none is free.
+    Raises:
+      UserError: no port is free.
     """
     for port in [wanted] if wanted is not None else _PORTS:
         with socket.socket() as probe:
@@ -95,11 +100,11 @@ def free_port(wanted: int | None) -> int:
 def parser() -> Parser:
     """Returns the flags."""
     result = Parser("board", __doc__, "[DIR ...] [--port N]")
-    words = "runs, or folders of runs; default: runs"
+    words = "workdirs, or folders with workdirs; default: runs"
     result.add_argument(
         "directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help=words
     )
-    words = "default: the first that is free from 6006 on"
+    words = "default: the first free port from 6006"
     result.add_argument("--port", type=int, metavar="N", help=words)
     return result
 
@@ -115,8 +120,8 @@ def main(argv: list[str]) -> None:
         console.say(line)
     removed = remove_stale_notes(Path(tempfile.gettempdir()) / ".tensorboard-info")
     if removed:
-        console.say(f"{removed} notes of TensorBoards that are gone: removed")
-    console.say(f"{len(runs)} runs: http://localhost:{port}/ (Ctrl-C ends it)")
+        console.say(f"removed {removed} notes of dead TensorBoards")
+    console.say(f"{len(runs)} runs: http://localhost:{port}/ (Ctrl-C to stop)")
     command = [sys.executable, "-m", "tensorboard.main", "--port", str(port)]
     if len(flags.directories) == 1:
         command += ["--logdir", str(flags.directories[0])]

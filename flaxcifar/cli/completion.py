@@ -1,10 +1,11 @@
-"""Prints what makes a shell complete the commands, their flags and config keys.
+"""Prints a completion script for a shell.
 
     flaxcifar completion bash >> ~/.bash_completion
     flaxcifar completion zsh > ~/.zfunc/_flaxcifar      with ~/.zfunc in fpath
     flaxcifar completion fish > ~/.config/fish/completions/flaxcifar.fish
 
-A new shell has it.
+Completes commands, their flags and config keys with their values. Start a new
+shell to use it.
 """
 
 import argparse
@@ -14,8 +15,13 @@ import shtab
 from flaxcifar.cli.command import COMMANDS, Parser, load_command
 from flaxcifar.config import default_config, to_json
 from flaxcifar.config.changes import flatten
+from flaxcifar.config.knobs import KNOBS
+from flaxcifar.data.sources import SOURCES
+from flaxcifar.models import MODELS
+from flaxcifar.optim import SCHEDULES
+from flaxcifar.optim.optimizers import optimizer_names
 
-# What is completed after a flag, by what its help calls the value.
+# Completion of a flag's value, by the metavar of the flag.
 KINDS = {"FILE": shtab.FILE, "IMAGE_OR_FOLDER": shtab.FILE, "DIR": shtab.DIRECTORY}
 
 
@@ -25,20 +31,35 @@ def all_commands() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(metavar="COMMAND")
     for name, words in COMMANDS.items():
         flags = load_command(name).parser()
-        takes_keys = False
-        for action in flags._actions:  # argparse has no other way to list them
+        actions = flags._actions  # argparse has no public list of them
+        for action in actions:
             if action.metavar in KINDS:
                 action.complete = KINDS[action.metavar]
-            takes_keys |= action.dest == "config"
-        if takes_keys:
-            for key in flatten(to_json(default_config())):
-                flags.add_argument(f"--config.{key}", metavar="VALUE")
+        if any(action.dest == "config" for action in actions):
+            _add_config_keys(flags)
         commands.add_parser(name, help=words, parents=[flags], conflict_handler="resolve")
     return whole
 
 
+def _add_config_keys(flags: argparse.ArgumentParser) -> None:
+    """Adds a flag for every config key, described as its declaration documents it."""
+    registered = {
+        "data.name": SOURCES.names(),
+        "model.name": MODELS.names(),
+        "proxy.name": MODELS.names(),
+        "optimizer.name": optimizer_names(),
+        "schedule.name": SCHEDULES.names(),
+    }
+    for key in flatten(to_json(default_config())):
+        # `model.name` and the like are parts of the knob `model`.
+        knob = KNOBS.get(key) or KNOBS[key.partition(".")[0]]
+        choices = registered.get(key) or (knob.rule.choices if knob.rule else ())
+        words = knob.doc.replace("`", "").replace("%", "%%")
+        flags.add_argument(f"--config.{key}", metavar="VALUE", choices=choices or None, help=words)
+
+
 def script(shell: str) -> str:
-    """Returns what `shell`, one of shtab's, is to read."""
+    """Returns the completion script of one of shtab's shells."""
     return shtab.complete(all_commands(), shell)
 
 
@@ -50,5 +71,5 @@ def parser() -> Parser:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a script."""
+    """Prints the script."""
     print(script(parser().parse_args(argv).shell))

@@ -1,16 +1,14 @@
-"""Looks at what a run needs on this machine, and says how to mend what is amiss.
+"""Checks that this machine can train, and says how to fix what is wrong.
 
     flaxcifar doctor --config configs/vgg.py
 
-With a config its dataset is looked for, too. The exit code is 1 where training
-would fail.
+With a config, its dataset is loaded, too. The exit code is 1 if training would
+fail.
 """
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,18 +22,20 @@ from flaxcifar.cli.command import Parser
 from flaxcifar.data.pipelines import make_pipeline
 from flaxcifar.data.tensorflow import import_tensorflow
 from flaxcifar.errors import RunError, UserError
-from flaxcifar.training.provenance import commit
+from flaxcifar.training import provenance
 
 _LITTLE_SPACE = 2e9  # bytes: checkpoints of a VGG16 and a decoded CIFAR
+_SEE_MESSAGE = "see the message"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one check has found.
+    """The result of a check.
 
     Attributes:
-      level: "good", "warning", or "error": training would fail.
-      remedy: what to do; "" where there is nothing to mend.
+      level: "good", "warning", or "error" if training would fail.
+      words: the finding.
+      remedy: what to do; "" if nothing.
     """
 
     level: str
@@ -43,27 +43,32 @@ class Finding:
     remedy: str = ""
 
 
+# Yields findings, given a checked config or None.
 Check = Callable[[Any], Iterator[Finding]]
+CHECKS: list[Check] = []
 
 
+def check(function: Check) -> Check:
+    """Registers a check; a decorator."""
+    CHECKS.append(function)
+    return function
+
+
+@check
 def versions(config: Any) -> Iterator[Finding]:
-    """Looks for packages that do not belong together."""
-    found = {}
-    for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding("error", f"{package} is not installed", f"pip install {package}")
+    """Checks that the installed packages belong together."""
+    found = provenance.versions()
     words = ", ".join(f"{package} {version}" for package, version in found.items())
-    if found.get("jax") != found.get("jaxlib"):
-        remedy = f"pip install 'jaxlib=={found.get('jax')}'"
+    if found["jax"] != found["jaxlib"]:
+        remedy = f"pip install 'jaxlib=={found['jax']}'"
         yield Finding("warning", f"jax and jaxlib have different versions: {words}", remedy)
     else:
-        yield Finding("good", f"Python {platform.python_version()}, {words}")
+        yield Finding("good", words)
 
 
+@check
 def devices(config: Any) -> Iterator[Finding]:
-    """Looks for accelerators that JAX does not see."""
+    """Checks that JAX uses the accelerators of this machine."""
     found = jax.devices()
     words = f"JAX computes on {len(found)} x {found[0].device_kind} ({found[0].platform})"
     hidden = os.environ.get("JAX_PLATFORMS", "")
@@ -79,57 +84,60 @@ def devices(config: Any) -> Iterator[Finding]:
         yield Finding("good", words)
 
 
+@check
 def precision(config: Any) -> Iterator[Finding]:
-    """Says which precision pays."""
+    """Tells whether bfloat16 is faster than float32 here."""
     if jax.default_backend() != "cpu" or ops.has_bfloat16():
-        yield Finding("good", "multiplies bfloat16 numbers: precision=bfloat16 pays")
+        yield Finding("good", "bfloat16 in hardware: precision=bfloat16 is faster")
     else:
-        yield Finding("good", "multiplies no bfloat16 numbers: precision=float32 is as fast")
+        yield Finding("good", "no bfloat16 in hardware: precision=float32 is as fast")
 
 
+@check
 def convolutions(config: Any) -> Iterator[Finding]:
-    """Tries the convolution that a run would take."""
+    """Compares the convolution backend that a run would use with NumPy."""
     wanted = config.ops.convolution if config else "auto"
     try:
-        path = ops.resolve(wanted)
-        ops.self_test(path, config.precision if config else "float32")
+        backend = ops.resolve(wanted)
+        ops.self_test(backend, config.precision if config else "float32")
     except UserError as error:
-        yield Finding("error", str(error), "see the line itself")
+        yield Finding("error", str(error), _SEE_MESSAGE)
         return
+    words = f"convolution backend {backend} computes correctly"
     reason = ops.missing("onednn")
-    if jax.default_backend() == "cpu" and path != "onednn" and reason:
-        words = f"convolutions by {path}, right on this machine; the faster path is missing"
-        yield Finding("warning", words, reason)
+    if jax.default_backend() == "cpu" and backend != "onednn" and reason:
+        yield Finding("warning", f"{words}, but the faster onednn is missing", reason)
     else:
-        yield Finding("good", f"convolutions by {path}, right on this machine")
+        yield Finding("good", words)
 
 
+@check
 def tensorflow(config: Any) -> Iterator[Finding]:
-    """Looks for TensorFlow, which the host pipeline and TFDS need."""
+    """Checks for TensorFlow, which the host pipeline and TFDS need."""
     needed = config is not None and make_pipeline(config.data.pipeline).needs_tensorflow
+    level = "error" if needed else "warning"
     if importlib.util.find_spec("tensorflow") is None:
-        yield Finding(
-            "error" if needed else "warning",
-            "TensorFlow is not installed: no host pipeline, no TFDS",
-            "pip install tensorflow-cpu, or --config.data.pipeline=resident",
-        )
+        remedy = "pip install tensorflow-cpu, or --config.data.pipeline=resident"
+        words = "TensorFlow is not installed: no host pipeline, no TFDS"
+        yield Finding(level, words, remedy)
         return
     try:
         module = import_tensorflow()
     except UserError as error:
-        yield Finding("error" if needed else "warning", str(error), "see the line itself")
+        yield Finding(level, str(error), _SEE_MESSAGE)
         return
-    yield Finding("good", f"TensorFlow {module.__version__}, confined to the CPU")
+    yield Finding("good", f"TensorFlow {module.__version__}, on the CPU only")
 
 
+@check
 def dataset(config: Any) -> Iterator[Finding]:
-    """Loads the config's dataset, which decodes it where that has not been done."""
+    """Loads the dataset of the config, which decodes it on first use."""
     if config is None:
         return
     try:
         found = data.load(config.data)
     except UserError as error:
-        yield Finding("error", f"dataset {config.data.name}: {error}", "see the line itself")
+        yield Finding("error", f"dataset {config.data.name}: {error}", _SEE_MESSAGE)
         return
     yield Finding(
         "good",
@@ -138,8 +146,9 @@ def dataset(config: Any) -> Iterator[Finding]:
     )
 
 
+@check
 def disk(config: Any) -> Iterator[Finding]:
-    """Looks at the space where runs and decoded datasets go."""
+    """Checks the folders for runs and decoded datasets: writable, with free space."""
     cache = Path(config.data.cache_dir if config else "").expanduser()
     places = {Path.cwd(), cache if config and config.data.cache_dir else Path.home()}
     for place in sorted(places):
@@ -154,51 +163,44 @@ def disk(config: Any) -> Iterator[Finding]:
             yield Finding("good", words)
 
 
-def compiled(config: Any) -> Iterator[Finding]:
-    """Says whether compiled programs outlive a process."""
+@check
+def compilation_cache(config: Any) -> Iterator[Finding]:
+    """Tells whether compiled programs are kept for later processes."""
     directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory:
-        yield Finding("good", f"compiled programs are kept in {directory}")
+        yield Finding("good", f"compiled programs are cached in {directory}")
     else:
-        words = "compiled programs are not kept: every run compiles anew, for seconds"
-        yield Finding("good", f"{words} (JAX_COMPILATION_CACHE_DIR=DIR would keep them)")
+        words = "compiled programs are not cached: every run compiles for some seconds"
+        yield Finding("good", f"{words} (set JAX_COMPILATION_CACHE_DIR=DIR to cache them)")
 
 
+@check
 def git(config: Any) -> Iterator[Finding]:
-    """Says which commit results would be of."""
-    found = commit()
+    """Tells the commit that runs would record."""
+    found = provenance.commit()
     if found:
         yield Finding("good", f"flaxcifar's commit: {found}")
 
 
-CHECKS: tuple[Check, ...] = (
-    versions,
-    devices,
-    precision,
-    convolutions,
-    tensorflow,
-    dataset,
-    disk,
-    compiled,
-    git,
-)
-
-
 def examine(config: Any = None) -> Iterator[Finding]:
-    """Yields the findings of all checks; `config` is a checked one or None."""
-    for check in CHECKS:
-        yield from check(config)
+    """Yields the findings of all checks, given a checked config or None."""
+    for function in CHECKS:
+        yield from function(config)
 
 
 def parser() -> Parser:
-    """Returns the flags; what it leaves are values of config keys."""
+    """Returns the flags; unknown arguments are values of config keys."""
     result = Parser("doctor", __doc__, "[--config FILE [--config.KEY=VALUE ...]]")
-    result.add_argument("--config", metavar="FILE", help="a config whose run is prepared")
+    result.add_argument("--config", metavar="FILE", help="the config that you want to train")
     return result
 
 
 def main(argv: list[str]) -> None:
-    """Prints the findings; raises RunError, for exit code 1, where training would fail."""
+    """Prints the findings.
+
+    Raises:
+      RunError: training would fail.
+    """
     flags, overrides = parser().parse_known_args(argv)
     if overrides and not flags.config:
         raise UserError(f"unknown argument {overrides[0]!r}: --config is missing")
@@ -210,5 +212,5 @@ def main(argv: list[str]) -> None:
             console.say(f"         remedy: {finding.remedy}")
         errors += finding.level == "error"
     if errors:
-        raise RunError(f"{errors} of these would make training fail")
+        raise RunError(f"training would fail: {errors} of the checks found an error")
     console.say("training should work here")

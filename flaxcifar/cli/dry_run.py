@@ -1,4 +1,4 @@
-"""What a run would do: its plan, from a few real steps, with nothing written."""
+"""Prints the plan of a run, with times from a few real steps; writes nothing."""
 
 import math
 import resource
@@ -28,23 +28,29 @@ from flaxcifar.workdir.checkpoints import space
 from flaxcifar.workdir.json_files import read_json
 from flaxcifar.workdir.resume import check_resumable
 
-_TIMED_SECONDS = 3.0  # of steps of each image size, and of evaluation
 _FILES = (names.CONFIG, names.METRICS, names.TIMING, names.TENSORBOARD, names.SUMMARY)
 _PLOT_WIDTH, _PLOT_HEIGHT = 64, 8
 
 
-def dry_run(config: Any, workdir: Path) -> None:
-    """Prints data, model, schedule, time, memory and files of a checked config's run.
+def dry_run(config: Any, workdir: Path, *, seconds: float = 3.0) -> None:
+    """Prints the data, model, schedule, time, memory and files of the run of a checked config.
 
-    Trains and evaluates for some seconds to time it, on a state that is then dropped. Raises
-    UserError where the run itself would.
+    Trains and evaluates on a state that is then dropped.
+
+    Args:
+      config: the checked config.
+      workdir: of the run; it need not exist.
+      seconds: how long to time steps of each image size, and evaluation.
+
+    Raises:
+      UserError: as the run itself would.
     """
     saved = read_json(workdir / names.CONFIG)
     check_resumable(saved, config, workdir)
     experiment = build(config)
     show_banner(experiment, 0, workdir)
     if saved is not None:
-        console.say("the workdir holds this run already: it would go on from its last checkpoint")
+        console.say("the workdir holds this run: training would resume from its last checkpoint")
     console.say(f"data: {experiment.dataset.name}, fingerprint {experiment.dataset.fingerprint}")
     factors = [experiment.learning_rate(step, 1.0) for step in _sampled(experiment.total_steps)]
     console.say("learning rate over the run:")
@@ -54,9 +60,9 @@ def dry_run(config: Any, workdir: Path) -> None:
     state = parallel.replicate(start(experiment))
     needed = space(state["state"])
     with console.working("compiling and timing steps"):
-        training, state = time_training(experiment, state)
+        training, state = time_training(experiment, state, seconds)
     with console.working("compiling and timing evaluation"):
-        rate = evaluation_rate(experiment, state["state"])
+        rate = evaluation_rate(experiment, state["state"], seconds)
     images = experiment.total_epochs * len(experiment.validation_indices)
     evaluating = (images + len(experiment.dataset.test)) / rate
     shape = experiment.dataset.train.images.shape[1:]
@@ -65,8 +71,8 @@ def dry_run(config: Any, workdir: Path) -> None:
     rows = [
         ("training", f"{clock_time(training)} for {experiment.total_steps:,} steps"),
         ("evaluation", f"{clock_time(evaluating)} for {images + len(experiment.dataset.test):,}"),
-        ("in all", f"about {clock_time(training + evaluating)}, without the seconds of compiling"),
-        ("a step", f"{flops / 1e9:,.1f} GFLOPs at the full image size"),
+        ("total", f"about {clock_time(training + evaluating)}, without compilation"),
+        ("one step", f"{flops / 1e9:,.1f} GFLOPs at the full image size"),
         ("memory", memory()),
         ("dataset", f"{_megabytes(_bytes(experiment))}, {config.data.pipeline}"),
         ("checkpoints", f"{_megabytes(needed)} at most in {workdir / names.CHECKPOINTS}"),
@@ -77,31 +83,33 @@ def dry_run(config: Any, workdir: Path) -> None:
     console.say("dry run: nothing was written")
 
 
-def time_training(experiment: Experiment, state: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds that all steps would take, from some of each image size, compiled.
+def time_training(
+    experiment: Experiment, state: dict[str, Any], limit: float
+) -> tuple[float, dict[str, Any]]:
+    """Returns the estimated seconds of all steps, without compilation, and the trained state.
 
-    `state` is used up; what it has become is returned, too.
+    Times steps of each image size for about `limit` seconds. `state` is donated.
     """
     train_fn = make_train_fn(experiment)
     ends = [end for end, _ in experiment.sizes]
     seconds = 0.0
     for first, end in zip([0, *ends], [*ends, experiment.total_steps], strict=True):
         if end > first:
-            epoch = first // experiment.recipe.steps_per_epoch
-            pace, state = _pace(experiment, train_fn, state, epoch, first)
+            pace, state = _pace(experiment, train_fn, state, first, limit)
             seconds += (end - first) * pace
     return seconds, state
 
 
 def _pace(
-    experiment: Experiment, train_fn: Callable, state: dict[str, Any], epoch: int, step: int
+    experiment: Experiment, train_fn: Callable, state: dict[str, Any], step: int, limit: float
 ) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds of a step, the first dispatch left out where there is another."""
+    """Returns the seconds per step, without the first dispatch, which compiles, if possible."""
+    epoch = step // experiment.recipe.steps_per_epoch
     steps, seconds = 0, 0.0
     size = experiment.image_size(step)
     began = time.perf_counter()
     for number, dispatch in enumerate(dispatches(experiment, epoch, step)):
-        if dispatch.image_size != size or seconds > _TIMED_SECONDS:
+        if dispatch.image_size != size or seconds > limit:
             break
         new = train_fn(state["state"], state["metrics"], dispatch)
         state = dict(zip(("state", "metrics"), jax.block_until_ready(new), strict=True))
@@ -110,12 +118,12 @@ def _pace(
             steps, seconds = 0, 0.0  # without the compilation
         steps, seconds, began = steps + dispatch.steps, seconds + now - began, now
         if number == 0:
-            seconds = min(seconds, _TIMED_SECONDS)
+            seconds = min(seconds, limit)
     return seconds / steps, state
 
 
-def evaluation_rate(experiment: Experiment, state: Any) -> float:
-    """Returns the images a second of evaluation, compiled, on the device's share of the host."""
+def evaluation_rate(experiment: Experiment, state: Any, limit: float) -> float:
+    """Returns the images per second of evaluation, without compilation."""
     recipe, config = experiment.recipe, experiment.config
     evaluate = make_evaluate(
         recipe.network, experiment.normalization, recipe.superclass_of, config.eval_batch_size
@@ -123,7 +131,7 @@ def evaluation_rate(experiment: Experiment, state: Any) -> float:
     test: Split = experiment.dataset.test
     some = np.arange(min(len(test), config.eval_batch_size))
     taken = []
-    while len(taken) < 2 or sum(taken[1:]) < _TIMED_SECONDS and len(taken) < 20:
+    while len(taken) < 2 or sum(taken[1:]) < limit and len(taken) < 20:
         began = time.perf_counter()
         evaluate(state.eval_params, state.batch_stats, test, some)
         taken.append(time.perf_counter() - began)
@@ -131,7 +139,7 @@ def evaluation_rate(experiment: Experiment, state: Any) -> float:
 
 
 def memory() -> str:
-    """Returns the most memory that was in use so far, in words."""
+    """Returns the peak memory so far, in words."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in _devices()]
     if peaks and all(peaks):
         return f"{_megabytes(max(peaks))} at most on a device"
@@ -142,11 +150,11 @@ def memory() -> str:
 
 
 def plot(values: list[float]) -> list[str]:
-    """Returns lines that draw the values, not negative, from left to right, with their largest."""
+    """Returns the lines of a bar plot of non-negative values, labelled with the largest."""
     most = max(values) or 1.0
     rows = []
     for row in range(_PLOT_HEIGHT, 0, -1):
-        # In eighths of a line, as the block characters have them.
+        # In eighths of a line, the resolution of the block characters.
         filled = [math.ceil(8 * _PLOT_HEIGHT * value / most) - 8 * (row - 1) for value in values]
         rows.append("".join(" ▁▂▃▄▅▆▇█"[min(max(n, 0), 8)] for n in filled))
     labels = [f"{most:.3g}", *[""] * (_PLOT_HEIGHT - 2), "0"]

@@ -17,7 +17,7 @@ def parser() -> Parser:
     """Returns the flags."""
     result = Parser("evaluate", __doc__, "--workdir DIR [FLAGS]")
     add = result.add_argument
-    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    add("--workdir", required=True, metavar="DIR", help="the workdir of a run")
     add("--split", default="test", choices=("train", "validation", "test"), help="default: test")
     add("--views", choices=tuple(WEIGHTS), help="default: test_views of the run's config")
     return result

@@ -22,15 +22,15 @@ def parser() -> Parser:
     """Returns the flags."""
     result = Parser("export", __doc__, "--workdir DIR [FLAGS]")
     add = result.add_argument
-    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
+    add("--workdir", required=True, metavar="DIR", help="the workdir of a run")
     formats = {"nargs": "+", "choices": FORMATS, "default": list(FORMATS), "metavar": "FORMAT"}
-    add("--format", **formats, help=f"of {', '.join(FORMATS)}; default: all")
-    add("--output", type=Path, metavar="DIR", help="default: export in the workdir")
+    add("--format", **formats, help=f"{', '.join(FORMATS)}; default: all")
+    add("--output", type=Path, metavar="DIR", help="default: export/ in the workdir")
     return result
 
 
 def main(argv: list[str]) -> None:
-    """Writes the files and says how they compare."""
+    """Writes the files and prints how far their logits are from the model's."""
     flags = parser().parse_args(argv)
     for name in flags.format:
         for package in FORMATS[name][1]:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output: {folder} cannot be made ({error.strerror})") from error
+        raise UserError(f"--output: cannot create {folder} ({error.strerror})") from error
     checks = make_checks(trained)
     for name in flags.format:
         path = folder / f"model.{name}"

@@ -20,7 +20,7 @@ from flaxcifar.keras_weights import convert
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """Returns one number, or one for each channel; raises ValueError for anything else."""
+    """Returns one number or one per channel; raises ValueError for anything else."""
     numbers = tuple(map(float, text.split(",")))
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
         raise ValueError(text)
@@ -36,8 +36,8 @@ def _normalization(mean: str | None, std: str | None) -> Normalization | None:
         normalization = None
     if normalization is None or min(normalization.std) <= 0:
         raise UserError(
-            f"--mean {mean} --std {std}: both must be given, as a number or as three with commas "
-            "between them, on the 0 to 255 scale; a standard deviation is above 0"
+            f"--mean {mean} --std {std}: give both, each as one number or three separated by "
+            "commas, on the 0 to 255 scale; standard deviations must be above 0"
         )
     return normalization
 
@@ -53,17 +53,17 @@ def _names(path: Path | None) -> tuple[str, ...] | None:
 
 
 def parser() -> Parser:
-    """Returns the flags; what it leaves are values of config keys."""
+    """Returns the flags; unknown arguments are values of config keys."""
     result = Parser("keras_weights", __doc__, "read|write FILE --workdir DIR [FLAGS]")
     add = result.add_argument
     add("direction", choices=("read", "write"))
     add("file", type=Path, metavar="FILE", help=".weights.h5, .keras or .h5")
-    add("--workdir", required=True, metavar="DIR", help="read: a new one; write: that of a run")
-    words = "read: its model and data; --config.KEY=VALUE, too"
+    add("--workdir", required=True, metavar="DIR", help="read: a new folder; write: a run")
+    words = "read: model and data; also --config.KEY=VALUE"
     add("--config", metavar="FILE", help=words)
-    add("--mean", help="read: subtracted from pixels; default: the data's")
-    add("--std", help="read: divides them; one number or three: 1,2,3")
-    add("--class_names", type=Path, metavar="FILE", help="read: a name a line")
+    add("--mean", help="read: of the pixels; default: the data's")
+    add("--std", help="read: one number or three: 1,2,3")
+    add("--class_names", type=Path, metavar="FILE", help="read: one name per line")
     return result
 
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     flags, overrides = parser().parse_known_args(argv)
     if flags.direction == "read":
         if flags.config is None:
-            raise UserError("read needs --config: a config whose model is that of the file")
+            raise UserError("read needs --config: a config with the model of the file")
         settings = config.load(flags.config, overrides)
         given = _normalization(flags.mean, flags.std), _names(flags.class_names)
         convert.read(flags.file, Path(flags.workdir), settings, *given)
@@ -80,5 +80,5 @@ def main(argv: list[str]) -> None:
     unused = ("config", "mean", "std", "class_names")
     extra = [f"--{name}" for name in unused if getattr(flags, name) is not None] + overrides
     if extra:
-        raise UserError(f"write takes no {extra[0]}: all of that is in the workdir")
+        raise UserError(f"write takes no {extra[0]}: the workdir has it")
     convert.write(flags.file, flags.workdir)

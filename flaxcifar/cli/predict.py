@@ -7,7 +7,7 @@ Unreadable images are reported and skipped.
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ _DRAWN = 64  # most images in the picture of --draw
 Prediction = dict[str, Any]
 
 
-def find(names: Iterable[str]) -> list[Path]:
-    """Returns the files that are named and those in folders that are, hidden ones left out.
+def find(names: Sequence[str]) -> list[Path]:
+    """Returns the named files, and all files in the named folders except hidden ones.
 
-    Raises UserError for a name that does not exist.
+    Raises:
+      UserError: a name does not exist, or there are no files.
     """
     found: list[Path] = []
     for path in map(Path, names):
@@ -37,18 +38,18 @@ def find(names: Iterable[str]) -> list[Path]:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
     if not found:
-        raise UserError("the folders have no files in them")
+        raise UserError(f"there are no files in {', '.join(map(str, names))}")
     return found
 
 
 def best_classes(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
-    """Returns the `top` most likely classes of one image, the likeliest first."""
+    """Returns the `top` most likely classes of one image, the most likely first."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [{"class": names[n], "probability": float(probabilities[n])} for n in order]
 
 
 def write(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes all predictions as JSON or, a row each, as CSV, by the name's ending."""
+    """Writes predictions as JSON if the name ends in .json, else as CSV, one row per image."""
     with path.open("w", newline="", encoding="utf-8") as file:
         if path.suffix == ".json":
             json.dump(list(predictions), file, indent=1)
@@ -63,7 +64,7 @@ def write(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def draw(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Draws the first images, as they are, with their likeliest class."""
+    """Draws the first images, unresized, with their most likely class."""
     from matplotlib.figure import Figure
     from PIL import Image, ImageOps
 
@@ -86,19 +87,23 @@ def parser() -> Parser:
     """Returns the flags."""
     result = Parser("predict", __doc__, "--workdir DIR IMAGE_OR_FOLDER... [FLAGS]")
     add = result.add_argument
-    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders with all that is in them")
-    add("--workdir", required=True, metavar="DIR", help="the directory of a run")
-    add("--top", type=int, default=5, metavar="N", help="classes of each image; default 5")
-    add("--output", type=Path, metavar="FILE", help="all predictions, as .csv or .json")
-    add("--draw", type=Path, metavar="FILE", help="a picture of the first images with their class")
+    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders include all files in them")
+    add("--workdir", required=True, metavar="DIR", help="the workdir of a run")
+    add("--top", type=int, default=5, metavar="N", help="classes per image; default 5")
+    add("--output", type=Path, metavar="FILE", help="write all predictions as .csv or .json")
+    add("--draw", type=Path, metavar="FILE", help="draw the first images with their class")
     return result
 
 
 def main(argv: list[str]) -> None:
-    """Prints, and writes where asked, the predictions."""
+    """Prints the predictions and writes the files.
+
+    Raises:
+      RunError: some images could not be read; the others were classified.
+    """
     flags = parser().parse_args(argv)
     if flags.top < 1:
-        raise UserError(f"--top is {flags.top}; it must be at least 1")
+        raise UserError(f"--top must be at least 1, got {flags.top}")
     if flags.output and flags.output.suffix not in (".csv", ".json"):
         raise UserError(f"--output {flags.output} must end in .csv or .json")
     if flags.draw and flags.draw.suffix not in (".png", ".jpg"):
@@ -126,4 +131,4 @@ def main(argv: list[str]) -> None:
         draw(flags.draw, predictions)
         console.say(f"picture: {flags.draw}")
     if unread:
-        raise RunError(f"{unread} of {len(paths)} images could not be read; the rest are done")
+        raise RunError(f"{unread} of {len(paths)} images could not be read and were skipped")

@@ -20,7 +20,7 @@ def parser() -> Parser:
     """Returns the flags."""
     result = Parser("report", __doc__, "(--workdir DIR | --compare DIR DIR...) [FLAGS]")
     runs = result.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--workdir", type=Path, metavar="DIR", help="the directory of a run")
+    runs.add_argument("--workdir", type=Path, metavar="DIR", help="the workdir of a run")
     runs.add_argument("--compare", type=Path, nargs="+", metavar="DIR", help="two runs or more")
     words = f"default: {names.REPORT} in the workdir, or ./comparison.html"
     result.add_argument("--output", type=Path, metavar="FILE", help=words)

@@ -1,11 +1,11 @@
-"""Shows that a run resumes exactly: trains it straight, and again, killing it.
+"""Checks that killed runs resume exactly.
 
     flaxcifar verify_resume --config configs/quickstart.py --kills 10
 
-The second run is killed (SIGKILL) at random moments and started again until it
-ends. Then both must have the same parameters, statistics, optimizer state,
-metrics and summary, to the bit. Where it ends before it was killed as often as
-asked, another one is killed.
+Trains the config twice: once without interruption, and once killing the process
+(SIGKILL) at random moments and resuming. Both must end with bit-identical
+parameters, statistics, optimizer state, metrics and summary. If a run ends
+before it was killed often enough, further runs are killed.
 """
 
 import contextlib
@@ -29,19 +29,23 @@ from flaxcifar.workdir import names
 
 
 def parser() -> Parser:
-    """Returns the flags; what it leaves are values of config keys."""
+    """Returns the flags; unknown arguments are values of config keys."""
     result = Parser("verify_resume", __doc__, "--config FILE [--config.KEY=VALUE ...]")
     add = result.add_argument
-    add("--config", required=True, metavar="FILE", help="a Python file that has get_config()")
+    add("--config", required=True, metavar="FILE", help="a Python file with a get_config()")
     add("--steps", type=int, default=40, metavar="N", help="length of the run; default 40")
     add("--kills", type=int, default=5, metavar="N", help="default 5")
-    add("--seed", type=int, default=0, metavar="N", help="of the moments of the kills")
-    add("--workdir", metavar="DIR", help="keeps the runs there, in straight/ and killed1/")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the moments of the kills")
+    add("--workdir", metavar="DIR", help="keep the runs, as straight/, killed1/, ...")
     return result
 
 
 def main(argv: list[str]) -> None:
-    """Trains, kills, compares; raises RunError where the two runs differ."""
+    """Trains, kills, resumes and compares.
+
+    Raises:
+      RunError: the runs differ, or one failed.
+    """
     flags, overrides = parser().parse_known_args(argv)
     if flags.steps < 1 or flags.kills < 1:
         raise UserError("--steps and --kills must be at least 1")
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{straight} exists: choose another --workdir")
         run_to_the_end([*command, "--workdir", str(straight)])
         seconds = time.time() - began(straight)
-        console.say(f"straight: {flags.steps} steps in {seconds:.1f} s, compilation included")
+        console.say(f"uninterrupted: {flags.steps} steps in {seconds:.1f} s with compilation")
         moments = random.Random(flags.seed)
         runs = kills = 0
         while kills < flags.kills:
@@ -69,10 +73,10 @@ def main(argv: list[str]) -> None:
             run_to_the_end([*command, "--workdir", str(killed)])
             different = differences(straight, killed)
             if different:
-                raise RunError(f"after {kills} kills the run is another: first, {different[0]}")
-            seconds /= 2  # of a run that ended too soon to be killed so often
+                raise RunError(f"after {kills} kills the run differs: first, {different[0]}")
+            seconds /= 2  # kill the next run sooner, in case this one ended first
         console.say(
-            f"exact: {kills} kills, the same to the bit; SHA-256 of the state "
+            f"exact: bit-identical after {kills} kills; SHA-256 of the state "
             f"{contents(straight)['state']}"
         )
 
@@ -80,12 +84,13 @@ def main(argv: list[str]) -> None:
 def kill_often(
     command: Sequence[str], workdir: Path, kills: int, seconds: float, moments: random.Random
 ) -> int:
-    """Kills a run so often, within so many seconds of its start, as long as it does not end.
+    """Kills a run repeatedly, each time at most `seconds` after its start, until it ends.
 
-    Returns how often it was killed.
+    Returns:
+      The number of kills, at most `kills`.
     """
     for done in range(kills):
-        # Often enough early that most kills find the run at work.
+        # The product favours early moments, before the run ends.
         wait = moments.uniform(0, seconds) * moments.random()
         if not kill_after([*command, "--workdir", str(workdir)], workdir, wait):
             return done
@@ -94,7 +99,7 @@ def kill_often(
 
 
 def run_to_the_end(command: Sequence[str]) -> None:
-    """Runs a command; raises RunError with its last line if it failed."""
+    """Runs a command; raises RunError with its last line of stderr if it failed."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -102,15 +107,16 @@ def run_to_the_end(command: Sequence[str]) -> None:
 
 
 def began(workdir: Path) -> float:
-    """Returns when a run last had everything ready for training (time.time), 0.0 before that."""
+    """Returns the time.time() at which a run last started to compile; 0.0 if it has not yet."""
     written = workdir / names.CONFIG
     return written.stat().st_mtime if written.exists() else 0.0
 
 
 def kill_after(command: Sequence[str], workdir: Path, seconds: float) -> bool:
-    """Starts a run and kills it so many seconds into its compilation and training.
+    """Starts a run and kills it `seconds` after it started to compile.
 
-    Returns whether it was still running.
+    Returns:
+      Whether it was still running then.
     """
     before = began(workdir)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -126,7 +132,7 @@ def kill_after(command: Sequence[str], workdir: Path, seconds: float) -> bool:
 
 
 def last_step(workdir: Path) -> str:
-    """Returns words on the newest checkpoint of a run."""
+    """Returns the step of the newest checkpoint of a run, in words."""
     from flaxcifar.workdir.step_folders import StepFolders
 
     steps = StepFolders(workdir / names.LATEST).steps()
@@ -134,10 +140,10 @@ def last_step(workdir: Path) -> str:
 
 
 def differences(straight: Path, killed: Path) -> list[str]:
-    """Returns what differs between two finished runs, the most telling first."""
+    """Returns a line per difference between two finished runs, metrics first."""
     one, other = contents(straight), contents(killed)
     return [
-        f"{name} is {one.get(name, 'missing')!s:.100} straight and "
+        f"{name} is {one.get(name, 'missing')!s:.100} uninterrupted and "
         f"{other.get(name, 'missing')!s:.100} after kills"
         for name in {**one, **other}
         if one.get(name) != other.get(name)
@@ -145,7 +151,7 @@ def differences(straight: Path, killed: Path) -> list[str]:
 
 
 def contents(workdir: Path) -> dict[str, Any]:
-    """Returns all of a finished run that must not depend on kills, by name; arrays as hashes."""
+    """Returns what kills must not change in a finished run, by name; arrays as hashes."""
     import jax
 
     from flaxcifar.workdir.checkpoints import Checkpoints

@@ -1,17 +1,17 @@
+import importlib.metadata
 import importlib.util
+import os
 
 import jax
 import pytest
 import tiny
 
-from flaxcifar import data, ops
+from flaxcifar import ops
 from flaxcifar.cli import doctor
 from flaxcifar.errors import RunError, UserError
+from flaxcifar.search.run import as_file
 
-
-@pytest.fixture(autouse=True)
-def dataset(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+NO_DATA = {"data.name": "folder", "data.dir": "nowhere"}
 
 
 def levels(config=None):
@@ -28,10 +28,9 @@ def test_this_machine_can_train(capsys):
 @pytest.mark.parametrize(
     ("breaking", "words"),
     [
-        (lambda patch: patch.setattr(data, "load", fail("it is not there")), "it is not there"),
         (lambda patch: patch.setattr(ops, "self_test", fail("a sum is wrong")), "a sum is wrong"),
         (lambda patch: patch.setattr(importlib.util, "find_spec", lambda name: None), "TensorFlow"),
-        (lambda patch: patch.setattr(doctor.os, "access", lambda *_: False), "cannot be written"),
+        (lambda patch: patch.setattr(os, "access", lambda *_: False), "cannot be written"),
     ],
 )
 def test_what_would_make_training_fail_is_an_error_with_a_remedy(monkeypatch, breaking, words):
@@ -58,22 +57,18 @@ def test_accelerators_that_jax_does_not_see(monkeypatch):
 
 
 def test_versions_that_differ(monkeypatch):
-    real = doctor.importlib.metadata.version
-    monkeypatch.setattr(
-        doctor.importlib.metadata, "version", lambda name: "0.1" if name == "jaxlib" else real(name)
-    )
+    real = importlib.metadata.version
+    changed = {"jaxlib": "0.1"}
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: changed.get(name) or real(name))
     (finding,) = doctor.versions(None)
     assert finding.level == "warning" and "jaxlib==" in finding.remedy
 
 
-def test_the_command_ends_with_the_count_of_errors(tmp_path, monkeypatch):
+def test_the_command_ends_with_the_count_of_errors(tmp_path, capsys):
     path = tmp_path / "config.py"
-    path.write_text(
-        "from flaxcifar.config import default_config\n\n\ndef get_config():\n"
-        "    return default_config()\n"
-    )
-    monkeypatch.setattr(data, "load", fail("it is not there"))
-    with pytest.raises(RunError, match="1 of these"):
+    path.write_text(as_file(tiny.config(**NO_DATA), "broken"))
+    with pytest.raises(RunError, match="1 of the checks"):
         doctor.main(["--config", str(path)])
+    assert "dataset folder: " in capsys.readouterr().out
     with pytest.raises(UserError, match="--config is missing"):
         doctor.main(["--config.seed=1"])

@@ -5,16 +5,9 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxcifar import data
 from flaxcifar.cli.dry_run import dry_run, plot
 from flaxcifar.errors import UserError
 from flaxcifar.training.loop import train_and_evaluate
-
-
-@pytest.fixture(autouse=True)
-def tiny_data(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
-    monkeypatch.setattr("flaxcifar.cli.dry_run._TIMED_SECONDS", 0.2)
 
 
 def files(directory):
@@ -23,14 +16,14 @@ def files(directory):
 
 def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
     changes = {"progressive_sizes": ((50, 6),), "param_groups": (("stage1", "frozen"),)}
-    dry_run(tiny.config(**changes, report=True), tmp_path / "new")
+    dry_run(tiny.config(**changes, report=True), tmp_path / "new", seconds=0.2)
     text = capsys.readouterr().out
     assert not (tmp_path / "new").exists()
-    assert "stage2/conv" in text and "frozen:" in text and "tiny-192-4-0" in text
+    assert "stage2/conv" in text and "frozen:" in text and "squares, fingerprint " in text
     assert "for 18 steps" in text and "report.html" in text
     # Two validations of 48 images and the test split of 50.
     assert "for 146" in text
-    assert re.search(r"in all +│ about 0:00:\d\d", text)
+    assert re.search(r"total +│ about 0:00:\d\d", text)
     assert re.search(r"memory +│ [\d,]+ MB at most", text)
     assert text.rstrip().endswith("nothing was written")
 
@@ -38,9 +31,9 @@ def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
 def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
     train_and_evaluate(tiny.config(total_steps=2), tmp_path)
     before = files(tmp_path)
-    dry_run(tiny.config(total_steps=4), tmp_path)
+    dry_run(tiny.config(total_steps=4), tmp_path, seconds=0.2)
     assert files(tmp_path) == before
-    assert "holds this run already" in capsys.readouterr().out
+    assert "holds this run: training would resume" in capsys.readouterr().out
     with pytest.raises(UserError, match="batch_size was 16, now 8"):
         dry_run(tiny.config(batch_size=8), tmp_path)
 

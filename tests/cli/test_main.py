@@ -1,17 +1,29 @@
-"""The commands as a user types them, in processes of their own."""
+"""The train command and those that read its runs, as a user types them."""
 
 import json
 
+import jax
 import pytest
+import tiny
 from commands import run
 from PIL import Image
 
+from flaxcifar.cli import evaluate, train
+from flaxcifar.devices import parallel
+from flaxcifar.errors import UserError
 
-@pytest.mark.xdist_group("main")
-def test_a_run_without_tensorflow_its_evaluation_and_its_resumption(place):
-    main = ("flaxcifar.main", "--config", place / "config.py", "--workdir", place / "run")
+
+def run_train(place, *flags, devices=2):
+    """Runs the train command in this process, on a smaller network and with fewer devices."""
+    config = ["--config", str(place / "config.py"), f"--config.model.name={tiny.tiny.__name__}"]
+    with parallel.using(jax.devices()[:devices]):
+        train.main([*config, *map(str, flags)])
+
+
+def test_a_run_and_its_evaluation_without_tensorflow(place):
+    flags = ("--config", place / "config.py", "--workdir", place / "run")
     blocked = ("tensorflow", "tensorflow_datasets")
-    out, err = run(place, *main, without=blocked)
+    out, err = run(place, "flaxcifar.main", *flags, without=blocked)
     assert "test" in out and "workdir:" in out and "Traceback" not in err
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert summary["test"]["examples"] == 16 and summary["devices"] == ["cpu", "cpu"]
@@ -19,27 +31,24 @@ def test_a_run_without_tensorflow_its_evaluation_and_its_resumption(place):
     out, _ = run(place, "flaxcifar", "evaluate", "--workdir", place / "run", without=blocked)
     assert f"{100 * summary['test']['accuracy']:.2f} %" in out
 
-    out, _ = run(place, *main)
-    assert "nothing to do" in out
-    out, _ = run(place, *main, "--config.total_epochs=3")
-    assert "resumed after step 6 of 9" in out and "epoch 3/3" in out
 
-
-def test_a_run_goes_on_with_other_numbers_of_devices(place):
+def test_a_run_resumes_on_other_numbers_of_devices(place, capsys):
     """The global batches and their order stay; only the order of sums differs."""
 
-    def train(name, epochs, devices):
+    def rows(name, epochs, devices):
         settings = (f"--config.total_epochs={epochs}", "--config.ops.convolution=xla")
-        args = ("--config", place / "config.py", "--workdir", place / name, *settings)
-        run(place, "flaxcifar.main", *args, devices=devices)
+        run_train(place, "--workdir", place / name, *settings, devices=devices)
         lines = (place / name / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    straight = train("straight", 3, 1)
+    straight = rows("straight", 3, 1)
     for epochs, devices in ((1, 1), (2, 8), (3, 4)):
-        changed = train("changed", epochs, devices)
+        changed = rows("changed", epochs, devices)
     for one, other in zip(straight, changed, strict=True):
         assert other == pytest.approx(one, rel=1e-3)
+    assert "resumed after step 6 of 9" in capsys.readouterr().out
+    rows("changed", 3, 8)
+    assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -51,10 +60,11 @@ def test_a_run_goes_on_with_other_numbers_of_devices(place):
         ("--confg.seed=1", "unknown argument"),
     ],
 )
-def test_a_bad_config_is_one_line_before_jax_is_imported(place, override, message):
+@pytest.mark.parametrize("door", [("flaxcifar.main",), ("flaxcifar", "train")])
+def test_a_bad_config_is_one_line_before_jax_is_imported(place, override, message, door):
     args = ("--config", place / "config.py", override)
     blocked = ("jax", "flax", "tensorflow")
-    out, err = run(place, "flaxcifar.main", *args, code=2, without=blocked)
+    out, err = run(place, *door, *args, code=2, without=blocked)
     assert message in err and err.count("\n") == 1 and not out
     assert not (place / "runs").exists()
 
@@ -68,11 +78,11 @@ def test_a_bad_config_is_one_line_before_jax_is_imported(place, override, messag
         ("--config.data.dir=nowhere", "nowhere"),
     ],
 )
-def test_a_bad_name_is_one_line_and_leaves_nothing_behind(place, override, message):
-    args = ("--config", place / "config.py", override)
-    _, err = run(place, "flaxcifar.main", *args, code=2)
-    assert message in err and err.count("\n") == 1
-    assert not (place / "runs").exists()
+def test_a_bad_name_is_one_line_and_leaves_nothing_behind(place, override, message, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match=message) as error:
+        run_train(place, override)
+    assert "\n" not in str(error.value) and not (place / "runs").exists()
 
 
 def test_an_unreadable_image_is_named(place, tmp_path):
@@ -81,30 +91,38 @@ def test_an_unreadable_image_is_named(place, tmp_path):
         for n in range(5):
             Image.new("RGB", (8, 8)).save(tmp_path / label / f"{n}.png")
     (tmp_path / "a" / "broken.png").write_bytes(b"no image")
-    args = ("--config", place / "config.py", f"--config.data.dir={tmp_path}")
-    _, err = run(place, "flaxcifar.main", *args, code=2)
-    assert "broken.png" in err and err.count("\n") == 1
+    with pytest.raises(UserError, match="broken.png") as error:
+        run_train(place, f"--config.data.dir={tmp_path}")
+    assert "\n" not in str(error.value)
 
 
 def test_evaluating_what_is_no_run(place):
-    _, err = run(place, "flaxcifar", "evaluate", "--workdir", place, code=2)
-    assert "is not the workdir of a run" in err and err.count("\n") == 1
+    with pytest.raises(UserError, match="is not the workdir of a run"):
+        evaluate.main(["--workdir", str(place)])
 
 
-def test_seeds_and_settings_by_the_command(place, tmp_path):
+def test_seeds_and_settings_by_the_command(place, tmp_path, capsys):
     """One setting is wrong: nothing is trained. Then all are, and the same command says so."""
-    options = ("--config", "config.py", "--config.total_epochs=1", "--workdir", tmp_path / "runs")
-    sweep = ("--sweep", "optimizer.learning_rate=0.1,0.01", "--seeds", "2")
-    bad = ("--sweep", "batch_size=16,1000")
-    _, errors = run(place, "flaxcifar.main", *options, *bad, "--sweep", "batch_siz=1", code=2)
-    assert "did you mean 'batch_size'" in errors and not (tmp_path / "runs").exists()
-    _, errors = run(place, "flaxcifar.main", *options, "--seeds", "0", code=2)
-    assert "--seeds is 0" in errors
-    output, _ = run(place, "flaxcifar.main", *options, *sweep)
+
+    def sweep(*flags):
+        run_train(
+            place, "--config.total_epochs=1", "--workdir", tmp_path / "runs", *flags, devices=1
+        )
+
+    with pytest.raises(UserError, match="did you mean 'batch_size'"):
+        sweep("--sweep", "batch_size=16,1000", "--sweep", "batch_siz=1")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="--seeds must be at least 1, got 0"):
+        sweep("--seeds", "0")
+    settings = ("--sweep", "optimizer.learning_rate=0.1,0.01", "--seeds", "2")
+    sweep(*settings)
+    output = capsys.readouterr().out
     assert "optimizer.learning_rate=0.01,seed=1: " in output and "best config: " in output
     rows = json.loads((tmp_path / "runs" / "sweep.json").read_text())["settings"]
     assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
-    output, _ = run(place, "flaxcifar.main", *options, *sweep)
-    assert output.count("nothing to do") == 4
-    best = ("--config", tmp_path / "runs" / "best.py", "--workdir", tmp_path / "again")
-    assert "test" in run(place, "flaxcifar.main", *best)[0]
+    sweep(*settings)
+    assert capsys.readouterr().out.count("nothing to do") == 4
+    best = ["--config", str(tmp_path / "runs" / "best.py"), "--workdir", str(tmp_path / "again")]
+    with parallel.using(jax.devices()[:1]):
+        train.main(best)
+    assert "test" in capsys.readouterr().out

@@ -133,7 +133,7 @@ def test_a_sigterm_to_one_stops_all_after_the_same_step(tmp_path):
     started[1].send_signal(signal.SIGTERM)
     found = finish(started)
     assert [code for code, _, _ in found] == [143, 143], found
-    assert all("SIGTERM: stopped; the same command goes on" in err for _, _, err in found)
+    assert all("SIGTERM: stopped; the same command resumes it" in err for _, _, err in found)
     steps = sorted(int(path.name) for path in (tmp_path / "checkpoints/latest").glob("[0-9]*"))
     # The last is one that no timetable asked for, but by chance.
     saved = json.loads((tmp_path / f"checkpoints/latest/{steps[-1]}/record.json").read_text())

@@ -118,7 +118,7 @@ def test_a_missing_package_is_named_before_anything_is_written(workdir, tmp_path
 
 def test_a_folder_that_cannot_be_made_is_one_line(workdir, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--output: .*file/out cannot be made"):
+    with pytest.raises(UserError, match="--output: cannot create .*file/out"):
         command.main(["--workdir", str(workdir), "--output", str(tmp_path / "file" / "out")])
 
 

@@ -370,10 +370,10 @@ def test_the_commands(tmp_path, monkeypatch):
     ("flags", "message"),
     [
         ("read it.h5", "read needs --config"),
-        ("read it.h5 --config config.py --mean 1", "both must be given"),
+        ("read it.h5 --config config.py --mean 1", "give both"),
         ("read it.h5 --config config.py --mean 1 --std 0", "above 0"),
-        ("read it.h5 --config config.py --mean 1,2 --std 1", "a number or as three"),
-        ("read it.h5 --config config.py --mean nan --std 1", "a number or as three"),
+        ("read it.h5 --config config.py --mean 1,2 --std 1", "one number or three"),
+        ("read it.h5 --config config.py --mean nan --std 1", "one number or three"),
         ("read it.h5 --config config.py --class_names none", "cannot read --class_names none"),
         ("read it.h5 --config config.py --config.model.name=speednet", "no counterpart in Keras"),
         ("read it.h5 --config config.py", "there is no file 'it.h5'"),
