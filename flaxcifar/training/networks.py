@@ -1,4 +1,4 @@
-"""Builds the config's networks and their initial values."""
+"""Networks of a config: construction and initialization."""
 
 import functools
 import json
@@ -18,14 +18,15 @@ from flaxcifar.training.step import Arrays
 from flaxcifar.workdir.checkpoints import read_best
 from flaxcifar.workdir.tree_paths import describe_difference
 
-# From a seed to parameters and statistics.
+# From a seed to parameters and batch statistics.
 Init = Callable[[int], tuple[Arrays, Arrays]]
 
 
 def make_network(config: Any, classes: int, key: str = "model") -> tuple[Network, Init]:
-    """Returns the network of `config[key]`, and its initialization.
+    """Builds the network of `config[key]`; returns it and its initialization.
 
-    Raises UserError if the convolution backend of the config is missing here.
+    Raises:
+      UserError: if the config's convolution backend is not available on this machine.
     """
     convolution = ops.resolve(config.ops.convolution)
     spec = json.dumps(to_json(config[key]), sort_keys=True)
@@ -37,7 +38,7 @@ def make_network(config: Any, classes: int, key: str = "model") -> tuple[Network
 def _make_network(
     spec: str, classes: int, shape: tuple[int, int, int], precision: str, convolution: str
 ) -> tuple[Network, Init]:
-    """Cached, so that several runs of one model compile its initialization once."""
+    """Cached, so that runs of one model compile its initialization once."""
     dtype = jnp.dtype(precision)
 
     def build(rngs):
@@ -47,10 +48,18 @@ def _make_network(
 
 
 def initialize(config: Any, params: Arrays, batch_stats: Arrays) -> tuple[Arrays, Arrays, str]:
-    """Returns the best parameters and statistics of the run `config.init_from`, and a remark.
+    """Replaces initial values by those of the best checkpoint of the run `config.init_from`.
 
-    The head keeps its fresh values if its shape differs or `config.init_drop_head` is set. Raises
-    UserError if anything else does not fit.
+    The head keeps its initial values if its shape differs or `config.init_drop_head` is set.
+
+    Args:
+      params, batch_stats: initial values by path.
+
+    Returns:
+      Parameters, batch statistics, and a remark for the user.
+
+    Raises:
+      UserError: if another array is missing or has another shape.
     """
     best, _ = read_best(config.init_from)
     head = {path for path in params if path.startswith("head/")}
@@ -64,7 +73,7 @@ def initialize(config: Any, params: Arrays, batch_stats: Arrays) -> tuple[Arrays
         {path: shape for path, shape in shapes.items() if path not in ignored},
     )
     if difference:
-        raise UserError(f"init_from={config.init_from} is of another model ({difference})")
+        raise UserError(f"init_from={config.init_from} is a run of another model ({difference})")
     taken = {path: jnp.asarray(value) for path, value in saved.items() if path not in ignored}
     return (
         {path: taken.get(path, value) for path, value in params.items()},

@@ -12,10 +12,11 @@ import tiny
 from flaxcifar.cli import keras_weights as command
 from flaxcifar.config import default_config
 from flaxcifar.data.normalization import Normalization
+from flaxcifar.devices import parallel
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference.evaluate import evaluate
 from flaxcifar.inference.trained import Trained
-from flaxcifar.keras_weights import convert, networks
+from flaxcifar.keras_weights import convert
 from flaxcifar.models.crcv import SIZES
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.workdir.checkpoints import read_best
@@ -302,10 +303,12 @@ def test_fine_tuning_keeps_the_bits_of_frozen_stages_and_goes_back_to_keras(tmp_
     path = save(model, tmp_path / "it.h5")
     convert.read(path, tmp_path / "run", make_config("crcv"))
     config = make_config("crcv", init_from=str(tmp_path / "run"), total_steps=2)
+    config.data.pipeline = "resident"
     config.param_groups = (("stage[12]", "frozen"),)
-    with pytest.raises(UserError, match="holds weights but no run: start from them"):
-        train_and_evaluate(config, tmp_path / "run")
-    train_and_evaluate(config, tmp_path / "tuned")
+    with parallel.using(jax.devices()[:1]):
+        with pytest.raises(UserError, match="holds weights but no run: start from them"):
+            train_and_evaluate(config, tmp_path / "run")
+        train_and_evaluate(config, tmp_path / "tuned")
     best, record = read_best(tmp_path / "tuned")
     for path, value in keras_models.get_weights(model).items():
         found = (best["params"] | best["batch_stats"])[path]
@@ -325,6 +328,8 @@ def test_what_keras_computes_otherwise_is_not_written(tmp_path, monkeypatch):
         convert.read(path, tmp_path / "run", make_config("crcv"))
         with pytest.raises(UserError, match="needs Keras, which cannot be imported"):
             convert.write(output, tmp_path / "run")
+    from flaxcifar.keras_weights import networks
+
     write_model = networks.write_model
 
     def another(*args):
