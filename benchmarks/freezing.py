@@ -1,10 +1,10 @@
-"""What freezing saves: step time and memory by how much of a network is frozen.
+"""Step time and memory by the share of a network that is frozen.
 
     python -m benchmarks.freezing --models vgg16 --frameworks flaxcifar,keras-tensorflow
 
-The modules are frozen from the first on, as `param_groups` does it in flaxcifar, `trainable=False`
-in Keras and `requires_grad_(False)` with `eval()` in PyTorch. All levels of a framework take turns;
-the frameworks come one after another.
+Modules are frozen from the input on: by `param_groups` in flaxcifar, `trainable=False` in Keras and
+`requires_grad_(False)` with `eval()` in PyTorch. All levels of a framework are measured in turns,
+one framework after another.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def levels(model: str) -> dict[str, str]:
-    """Returns {words: pattern} from nothing frozen to everything but the head."""
+    """Returns the pattern of frozen parameters for each level, by its name."""
     modules = MODELS[model][2]
     result = {"nothing": ""}
     for n, module in enumerate(modules, 1):
@@ -60,7 +60,7 @@ def levels(model: str) -> dict[str, str]:
 
 
 def compare(template: Job, options: argparse.Namespace) -> list[Row]:
-    """Returns a row for each level of one framework."""
+    """Measures the levels of one framework in turns; returns a row per level."""
     console.say(f"{template.model}, {template.precision}, {template.framework}")
     patterns = levels(template.model)
     if options.quick:
@@ -100,7 +100,7 @@ def compare(template: Job, options: argparse.Namespace) -> list[Row]:
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns the rows as a table."""
+    """Returns the rows as a rich table."""
     cells = [
         (
             row["model"],
@@ -119,12 +119,12 @@ def table(rows: list[Row]) -> Table:
         f"Freezing on {row['device']}, {row['threads']} threads, {row['precision']}, "
         f"batch {row['batch']}, median of {row['n']} turns"
     )
-    columns = ("model", "framework", "frozen", "s a step", "range", "times as fast")
+    columns = ("model", "framework", "frozen", "s/step", "range", "speedup")
     return report.make_table(title, (*columns, "peak MB", "compile s"), cells)
 
 
 def panels(rows: list[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: step rate and memory by level."""
+    """Returns the bars to plot: step rate and memory by level."""
     rates: dict = {}
     memory: dict = {}
     for row in rows:

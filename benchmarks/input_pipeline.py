@@ -1,13 +1,12 @@
-"""What the input pipelines and augmentation cost: a training loop beside its bare step.
+"""Cost of input pipelines and augmentation: training loops compared with their bare step.
 
     python -m benchmarks.input_pipeline --models crcv,vgg16
 
 flaxcifar runs `api.train` with the host and the resident pipeline, with and without the
-recipe's augmentation, and as it does for images that memory does not hold; the rate is the one in
-its summary. Keras runs `fit` on tf.data without
-augmentation, and with the same augmentation by preprocessing layers in tf.data and by an
-ImageDataGenerator (NumPy and SciPy). A share is of the bare step in the same turn: the same step on
-a batch that lies on the device.
+augmentation of the recipe, and with images read from disk; the rate is that of its summary. Keras
+runs `fit` on tf.data without augmentation, then with the same augmentation in preprocessing layers
+and in an ImageDataGenerator (NumPy and SciPy). Rates are also given relative to the bare step in
+the same turn: the same step on a batch that stays on the device.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
 BARE = "bare step"
-# What each framework's `fit` is asked for.
+# Arguments of each framework's `fit`, by the name of the loop.
 LOOPS = {
     "flaxcifar": {
         "host": dict(pipeline="host", augment=False),
@@ -57,7 +56,7 @@ def main(argv: list[str]) -> None:
     options = arguments.parse(flags, argv)
     for framework in options.frameworks:
         if Job(framework).family not in LOOPS:
-            raise UserError(f"{framework} has no training loop of its own to measure")
+            raise UserError(f"--frameworks: {framework} has no training loop of its own to measure")
     rows: list[Row] = []
     for model in options.models:
         job = arguments.job(options, model, options.precision)
@@ -70,12 +69,12 @@ def main(argv: list[str]) -> None:
 
 
 def compare(template: Job, options: argparse.Namespace) -> list[Row]:
-    """Returns a row for each loop of each framework."""
+    """Measures all frameworks in turns; returns a row per loop of each framework."""
     console.say(f"{template.model}, {template.precision}, batch {template.batch}")
     with tempfile.TemporaryDirectory() as directory:
         template, _ = write_arrays(template, Path(directory))
         jobs = [dataclasses.replace(template, framework=name) for name in options.frameworks]
-        # Every run compiles its step: once is enough to wait for.
+        # Every run compiles its step; with a cache it does so once.
         environment = {
             "JAX_COMPILATION_CACHE_DIR": str(Path(directory) / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -103,9 +102,9 @@ def compare(template: Job, options: argparse.Namespace) -> list[Row]:
 
 
 def turn(worker: Worker, steps: int, number: int) -> dict[str, float]:
-    """Returns the images/s of the bare step and of every loop, once each.
+    """Measures the bare step and every loop once; returns their images/s.
 
-    The bare step is measured before and after, and the order of the loops alternates.
+    The bare step is measured before and after the loops, whose order alternates between turns.
     """
 
     def bare() -> float:
@@ -113,7 +112,7 @@ def turn(worker: Worker, steps: int, number: int) -> dict[str, float]:
         return worker.job.batch * answer["steps"] / answer["seconds"]
 
     loops = list(LOOPS[worker.job.family].items())
-    worker.ask("train", steps=1)  # as in `turns.measure`: the first after a pause
+    worker.ask("train", steps=1)  # the first step after a pause is slow, as in `turns.measure`
     before, rates = bare(), {}
     for name, loop in loops if number % 2 == 0 else reversed(loops):
         rates[name] = worker.ask("fit", steps=steps + 1, **loop)["images_per_second"]
@@ -128,7 +127,7 @@ def make_row(
     turns: list[dict[str, float]],
     options: argparse.Namespace,
 ) -> Row:
-    """Returns a loop's row; rates and shares are medians over the turns."""
+    """Returns the row of a loop, with medians over the turns."""
     rates = [turn[name] for turn in turns]
     shares = [turn[name] / turn[BARE] for turn in turns]
     augmented = LOOPS[job.family].get(name, {})
@@ -146,7 +145,7 @@ def make_row(
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns the rows as a table."""
+    """Returns the rows as a rich table."""
     cells = [
         (
             row["model"],
@@ -169,7 +168,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def panels(rows: list[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: rates, and shares of the bare step."""
+    """Returns the bars to plot: rates, and rates relative to the bare step."""
     rates: dict = {}
     shares: dict = {}
     for row in rows:
