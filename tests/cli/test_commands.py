@@ -9,6 +9,7 @@ import pytest
 from flaxcifar import __version__
 from flaxcifar.cli import completion
 from flaxcifar.cli.command import COMMANDS, load_command
+from flaxcifar.config.knobs import KNOBS
 from flaxcifar.errors import UserError
 
 
@@ -62,6 +63,9 @@ def test_help_names_every_command():
         ("train --wor", "--workdir"),
         ("train --config.total_e", "--config.total_epochs"),
         ("evaluate --split va", "validation"),
+        ("train --config.precision bf", "bfloat16"),
+        ("train --config.model.name vg", "vgg16"),
+        ("train --config.optimizer.name mu", "muon"),
         ("predict --config", ""),
     ],
 )
@@ -81,3 +85,9 @@ def test_bash_completes(line, expected, tmp_path):
 def test_files_and_folders_are_completed(shell):
     text = completion.script(shell)
     assert "--draw" in text and completion.KINDS["FILE"][shell] in text
+
+
+def test_config_keys_are_described_by_their_declarations():
+    text = completion.script("fish")
+    assert KNOBS["batch_size"].doc in text and KNOBS["gradient_clip"].doc in text
+    assert "`" not in text

@@ -37,7 +37,7 @@ def test_the_plan_is_the_product_of_the_axes_and_the_seeds(tmp_path):
     ("axes", "seeds", "message"),
     [
         ([("batch_siz", ["8"])], 1, "did you mean 'batch_size'"),
-        ([("batch_size", ["8", "many"])], 1, "batch_size is 'many'"),
+        ([("batch_size", ["8", "many"])], 1, "batch_size must be an integer, got 'many'"),
         ([("batch_size", ["8"]), ("batch_size", ["9"])], 1, "once"),
         ([("seed", ["8"])], 2, "once"),
     ],
