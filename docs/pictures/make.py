@@ -20,13 +20,15 @@ from flaxcifar.cli import train
 FOLDER = Path(__file__).resolve().parent
 WORKDIR = Path("runs/quickstart")
 COMMAND = f"flaxcifar train --config configs/quickstart.py --workdir {WORKDIR}"
-WIDTH, HEIGHT = 1000, 1250  # pixels of the report that are shown
+# The elements of the report that are shown, in two columns.
+COLUMNS = ("header, .figures, #curves", "#confusion")
+WIDTH, HEIGHT = 1000, 1230  # pixels of a column
 
 
 def record_quickstart(output: Path) -> None:
     """Trains, and writes what the command prints as an SVG."""
     terminal = console.console
-    terminal.record = True
+    terminal.record, terminal.width = True, 124  # no line is longer
     console.say(f"$ {COMMAND}")
     train.main(COMMAND.split()[2:])
     svg = terminal.export_svg(title="flaxcifar", unique_id="quickstart")
@@ -35,14 +37,21 @@ def record_quickstart(output: Path) -> None:
 
 
 def photograph(page: Path, output: Path, chromium: str) -> None:
-    """Writes the top of a page as a PNG of 256 colours."""
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "page.png"
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += [f"--window-size={WIDTH},{HEIGHT}", "--virtual-time-budget=5000"]
-        command += [f"--user-data-dir={folder}/profile", f"--screenshot={picture}"]
-        subprocess.run([*command, page.resolve().as_uri()], check=True, capture_output=True)
-        Image.open(picture).convert("RGB").quantize(256).save(output, optimize=True)
+    """Writes parts of a page, side by side, as a PNG of 256 colours."""
+    whole = Image.new("RGB", (WIDTH * len(COLUMNS), HEIGHT))
+    for place, shown in enumerate(COLUMNS):
+        with tempfile.TemporaryDirectory() as folder:
+            part, shot = Path(folder) / "part.html", Path(folder) / "shot.png"
+            hidden = (
+                f"<style>:is(header, .figures, section):not({shown}) {{ display: none }}</style>"
+            )
+            part.write_text(page.read_text().replace("</head>", hidden + "</head>"))
+            command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+            command += [f"--window-size={WIDTH},{HEIGHT}", "--virtual-time-budget=5000"]
+            command += [f"--user-data-dir={folder}/profile", f"--screenshot={shot}", part.as_uri()]
+            subprocess.run(command, check=True, capture_output=True)
+            whole.paste(Image.open(shot), (WIDTH * place, 0))
+    whole.quantize(256).save(output, optimize=True)
 
 
 def main() -> None:
