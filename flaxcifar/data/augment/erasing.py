@@ -25,7 +25,8 @@ def cutout(images: jax.Array, random: Random, *, size: int, fill: float = 127.5)
     def covered(length: int, draw: int) -> jax.Array:
         """Returns bool [B, length]: the pixels along an axis that the square covers."""
         start = random.integer(draw, length)[:, None] - size // 2
-        return (np.arange(length) >= start) & (np.arange(length) < start + size)
+        pixels = np.arange(length)[None, :]
+        return (pixels >= start) & (pixels < start + size)
 
     square = covered(height, 0)[:, :, None] & covered(width, 1)[:, None, :]
     return jnp.where(square[..., None], fill, images)

@@ -65,7 +65,8 @@ def transform(
     """
     rows, columns = _coordinates(images.shape[1:3], angle, down, right)
     top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
-    down_share, right_share = (rows - top)[..., None], (columns - left)[..., None]
+    down_share = (rows - top.astype(jnp.float32))[..., None]
+    right_share = (columns - left.astype(jnp.float32))[..., None]
     # One gather of pixels with their neighbours is twice as fast on CPU as four of single pixels.
     # The roll wraps around after the last row and column, where the neighbour's share is 0.
     neighbours = [jnp.roll(images, (-i, -j), (1, 2)) for i in (0, 1) for j in (0, 1)]
@@ -84,8 +85,8 @@ def _coordinates(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the row and column that each output pixel shows, float32 [B, H, W]."""
     height, width = size
-    rows = (jnp.arange(height) - (height - 1) / 2)[None, :, None]
-    columns = (jnp.arange(width) - (width - 1) / 2)[None, None, :]
+    rows = (jnp.arange(height).astype(jnp.float32) - (height - 1) / 2)[None, :, None]
+    columns = (jnp.arange(width).astype(jnp.float32) - (width - 1) / 2)[None, None, :]
     if down is not None:
         rows += down[:, None, None]
     if right is not None:
@@ -155,7 +156,7 @@ def pad_crop(
         options = {"constant_values": -1} if mode == "constant" else {}
         padded = np.pad(np.arange(size, dtype=np.int32), padding, mode, **options)
         offset = random.integer(draw, 2 * padding + 1)
-        return jnp.asarray(padded)[offset[:, None] + np.arange(size)]
+        return jnp.asarray(padded)[offset[:, None] + np.arange(size)[None, :]]
 
     rows, columns = source(height, 0)[:, :, None], source(width, 1)[:, None, :]
     if mode != "constant":
