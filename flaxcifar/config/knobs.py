@@ -362,7 +362,7 @@ NAMED = tuple(key for key, knob in KNOBS.items() if isinstance(knob.default, dic
 
 
 def same_type(value: Any, default: Any) -> bool:
-    """Tells whether `value` has the type of `default`; an integer is a valid float."""
+    """Returns whether `value` has the type of `default`. An integer is a valid float."""
     if isinstance(default, float):
         return _is_number(value)
     return isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
@@ -376,7 +376,7 @@ def type_words(value: Any) -> str:
 
 
 def is_storable(value: Any) -> bool:
-    """Tells whether JSON can store `value` and return it unchanged."""
+    """Returns whether `value` survives JSON unchanged."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_storable(item) for key, item in value.items())
     if isinstance(value, tuple):
