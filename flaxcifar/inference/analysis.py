@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from flaxcifar.data.dataset import Dataset, Split
@@ -13,6 +14,9 @@ from flaxcifar.inference.evaluate import examples
 from flaxcifar.inference.trained import Trained
 from flaxcifar.models.summary import Row, layer_rows, model_summary, state
 from flaxcifar.optim.param_groups import FROZEN, assign_groups
+from flaxcifar.workdir import names
+from flaxcifar.workdir.json_files import read_json
+from flaxcifar.workdir.test_logits import read_test_logits
 
 _GALLERY = 48  # images per gallery
 _CONFUSED = 20  # pairs of classes
@@ -80,7 +84,11 @@ def read_details(workdir: Path, under_way: bool = False) -> Details:
     trained = Trained.from_workdir(workdir)
     dataset = trained.load_dataset()
     split, part, indices = _choose_split(trained, dataset, under_way)
-    probabilities = _predict(trained, part, indices)
+    logits = None if under_way else _stored_logits(workdir, trained, dataset)
+    if logits is None:
+        probabilities = _predict(trained, part, indices)
+    else:
+        probabilities = np.asarray(jax.nn.softmax(logits))
     labels, predictions = part.labels[indices], np.argmax(probabilities, axis=1)
     matrix = confusion_matrix(labels, predictions, len(dataset.class_names))
     by_confidence = np.argsort(-np.max(probabilities, axis=1), kind="stable")
@@ -120,12 +128,19 @@ def read_details(workdir: Path, under_way: bool = False) -> Details:
 def _choose_split(
     trained: Trained, dataset: Dataset, under_way: bool
 ) -> tuple[str, Split, np.ndarray]:
-    names = ("validation", "train") if under_way else ("test",)
-    for name in names:
+    for name in ("validation", "train") if under_way else ("test",):
         part, indices = examples(dataset, trained.config, name)
         if len(indices):
             break
     return {"train": "training"}.get(name, name), part, indices
+
+
+def _stored_logits(workdir: Path, trained: Trained, dataset: Dataset) -> np.ndarray | None:
+    """Returns the logits that the run kept of the test split, None if it has trained on since."""
+    summary, logits = read_json(workdir / names.SUMMARY), read_test_logits(workdir)
+    if summary is None or summary["evaluated_step"] != trained.step or logits is None:
+        return None
+    return logits if logits.shape == (len(dataset.test), len(trained.class_names)) else None
 
 
 def _predict(trained: Trained, part: Split, indices: np.ndarray) -> np.ndarray:

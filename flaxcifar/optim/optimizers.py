@@ -113,7 +113,7 @@ def check_optimizer(spec: Mapping[str, Any]) -> None:
         number = isinstance(value, int | float | np.generic | jax.Array)
         absent = value is None and key.endswith("momentum")
         if isinstance(value, bool) or not (number or absent):
-            raise UserError(f"optimizer {name!r}: {key} is {value!r}; it must be a number")
+            raise UserError(f"optimizer {name!r}: {key} must be a number, got {value!r}")
     if name in OPTIMIZERS:
         OPTIMIZERS.check(spec)
         return

@@ -57,7 +57,7 @@ def require_number(
     words = f"above {least}" if above else f"{least} or more"
     words += f" and at most {most}" if most < math.inf else ""
     good = number and least <= value <= most and not (above and value == least)
-    _require(good, f"{name} is {value!r}; it must be a number {words}")
+    _require(good, f"{name} must be a number {words}, got {value!r}")
 
 
 @SCHEDULES.register
@@ -128,12 +128,12 @@ def piecewise(
     _require(
         isinstance(boundaries_steps, tuple)
         and list(boundaries_steps) == sorted(set(boundaries_steps)),
-        f"the boundaries must be an increasing tuple, not {boundaries_steps} (in steps)",
+        f"the boundaries must be an increasing tuple, got {boundaries_steps} (in steps)",
     )
     factors = factor if isinstance(factor, tuple) else (factor,) * len(boundaries_steps)
     _require(
         len(factors) == len(boundaries_steps),
-        f"{len(boundaries_steps)} boundaries need as many factors, not {len(factors)}",
+        f"{len(boundaries_steps)} boundaries need as many factors, got {len(factors)}",
     )
     for each in factors:
         require_number("factor", each, 0)
@@ -194,12 +194,12 @@ def one_cycle(
     (https://arxiv.org/abs/1708.07120), with the defaults of PyTorch's OneCycleLR.
     """
     rise_steps = round(0.3 * total_steps) if rise_steps is None else rise_steps
-    _require(anneal in ("cosine", "linear"), f"anneal is {anneal!r}, not 'cosine' or 'linear'")
+    _require(anneal in ("cosine", "linear"), f"anneal must be 'cosine' or 'linear', got {anneal!r}")
     require_number("start_scale", start_scale, 0, 1, above=True)
     require_number("end_scale", end_scale, 0, 1)
     _require(
         0 < rise_steps < total_steps,
-        f"rise_steps is {rise_steps}; it must be above 0 and below {total_steps}, the run's length",
+        f"rise_steps must be above 0 and below {total_steps}, the run's length, got {rise_steps}",
     )
     turns = {rise_steps: 1 / start_scale, total_steps: end_scale}
     return optax.schedules.piecewise_interpolate_schedule(anneal, start_scale, turns)

@@ -1,1 +1,1 @@
-"""The training loop and everything it owns."""
+"""Training: experiment, steps, loop, evaluation and results."""

@@ -1,4 +1,4 @@
-"""Where the time of a run went: training, compiling, and all of it."""
+"""Measures training rate, compilation time and total time of a run."""
 
 import dataclasses
 import time
@@ -10,7 +10,7 @@ _compile_seconds = 0.0
 
 
 def _listen(event: str, seconds: float, **_: object) -> None:
-    # JAX reports tracing, lowering and the backend's compilation one by one.
+    # JAX reports tracing, lowering and backend compilation separately.
     global _compile_seconds
     if event.startswith("/jax/core/compile/"):
         _compile_seconds += seconds
@@ -26,15 +26,16 @@ def compile_seconds() -> float:
 
 @dataclasses.dataclass
 class Clock:
-    """Adds up a run's time, over resumes too; `now` is injectable for tests.
+    """Accumulates the time of a run across resumes.
 
-    The steady rate counts images and seconds of training alone: no evaluation, no checkpoints, no
-    compilation, and not the first dispatch of a process, on which everything is still warming up
-    (unless there is no other). The caller blocks on the device before each call.
+    The steady rate covers training only. It excludes evaluation, checkpoints, compilation and the
+    first dispatch of a process, which is a warm-up. The caller blocks on the device before every
+    call.
 
     Attributes:
-      images, train_seconds: of the steady rate.
+      images, train_seconds: counted for the steady rate.
       compile_seconds, total_seconds: of the whole run, as of the last `state()`.
+      now: returns seconds; replaced in tests.
     """
 
     images: int = 0
@@ -49,16 +50,16 @@ class Clock:
         self.begin()
 
     def begin(self) -> None:
-        """Starts to time a stretch of training, an epoch say."""
+        """Starts timing an epoch or the rest of one."""
         self._part_images, self._part_seconds = 0, 0.0
         self.skip()
 
     def skip(self) -> None:
-        """Leaves the time since the last lap out of the rates."""
+        """Excludes the time since the last lap from the rates."""
         self._began, self._began_compile = self.now(), compile_seconds()
 
     def lap(self, images: int) -> None:
-        """Counts `images` as trained on since `begin` or the last lap."""
+        """Counts the images trained on since `begin` or the last lap."""
         if not images:
             return
         compiled = compile_seconds() - self._began_compile
@@ -74,16 +75,16 @@ class Clock:
 
     @property
     def rate(self) -> float:
-        """Images/s since `begin`, 0.0 before the first lap."""
+        """Images/s since `begin`; 0.0 before the first lap."""
         return self._part_images / self._part_seconds if self._part_images else 0.0
 
     @property
     def images_per_second(self) -> float:
-        """The steady rate of the whole run; that of the stretch where there was one lap only."""
+        """The steady rate of the whole run in images/s; `rate` if there was only one lap."""
         return self.images / self.train_seconds if self.images else self.rate
 
     def state(self) -> dict[str, float]:
-        """Returns what a checkpoint keeps: the keywords of a clock that goes on from here."""
+        """Returns the keywords of a clock that continues from now, for a checkpoint."""
         now, compiled = self.now(), compile_seconds()
         self.total_seconds += now - self._last
         self.compile_seconds += compiled - self._last_compile

@@ -1,4 +1,4 @@
-"""Early stopping, and the choice of the best evaluation, as a value that a checkpoint can hold."""
+"""Early stopping and the choice of the best epoch."""
 
 import dataclasses
 import math
@@ -6,14 +6,14 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Which evaluation was the best, and for how many since then none was better.
+    """Immutable state of early stopping, which a checkpoint stores as JSON.
 
     Attributes:
       mode: "min" or "max".
-      patience: evaluations in a row without improvement after which to stop; 0 = never.
-      min_delta: a change of at most this much is no improvement.
+      patience: stop after this many evaluations in a row without improvement; 0 = never.
+      min_delta: an improvement must exceed this change.
       best: the best value so far, None before the first finite one.
-      best_step: the step of that value.
+      best_step: its step.
       misses: evaluations since then.
     """
 
@@ -25,7 +25,7 @@ class EarlyStopping:
     misses: int = 0
 
     def improves(self, value: float) -> bool:
-        """Returns whether `value` is better than the best; a non-finite value never is."""
+        """Returns whether `value` improves on the best. A non-finite value never does."""
         if not math.isfinite(value):
             return False
         if self.best is None:
@@ -41,5 +41,5 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the last `patience` evaluations were all misses."""
+        """Whether the last `patience` evaluations brought no improvement."""
         return 0 < self.patience <= self.misses

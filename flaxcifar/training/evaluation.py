@@ -1,4 +1,4 @@
-"""Evaluation of parameters on a split; each example counts once on any number of devices."""
+"""Evaluation on a split, in which each example counts once on any number of devices."""
 
 import functools
 from collections.abc import Callable
@@ -44,7 +44,10 @@ def make_evaluate(
 ) -> Evaluate:
     """Returns a function that evaluates parameters on examples of a split, each exactly once.
 
-    It calls `between` before every batch, which may raise to stop the evaluation.
+    Args:
+      superclass_of: int32 [classes], or None without superclasses.
+      batch_size: of all devices together.
+      between: called before every batch; may raise to stop the evaluation.
     """
     coarse = None if superclass_of is None else tuple(superclass_of.tolist())
 
@@ -70,7 +73,7 @@ def make_evaluate(
                 advance(int(np.sum(batch["mask"])))
         values = {name: compute(metrics[name], coarse=coarse is not None) for name in names}
         if values["single"]["examples"] != len(indices):
-            raise AssertionError(f"{values} were counted, not {len(indices)} examples")
+            raise AssertionError(f"counted {values} instead of {len(indices)} examples")
         # The last batch is padded.
         logits = np.concatenate(jax.device_get(kept))[: len(indices)] if keep_logits else None
         return Evaluation(values, logits)
@@ -82,6 +85,6 @@ def make_evaluate(
 def _compiled(
     network: Network, coarse: tuple[int, ...] | None, views: str, devices: tuple[Any, ...]
 ) -> Callable[..., Any]:
-    """Cached, so that several runs of one model compile their evaluation once."""
+    """Cached so that several runs of a model compile their evaluation once."""
     step = functools.partial(eval_step, network, coarse, Views(views))
     return parallel.pmap(step, replicated=3, batch_axis=0, devices=devices)

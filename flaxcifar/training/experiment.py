@@ -1,4 +1,4 @@
-"""Builds all that a run needs before its first step from a config."""
+"""Builds the data, model, optimizer and schedule of a run from its config."""
 
 import dataclasses
 import functools
@@ -41,7 +41,7 @@ from flaxcifar.training.networks import check_size, initialize, make_network
 from flaxcifar.training.selection import Selection
 from flaxcifar.training.step import Arrays, Hyperparams, Recipe
 
-# Training images that a model may inspect before the first step.
+# Number of training images that a model may inspect before the first step.
 _SAMPLE = 5000
 
 # From dict(name=..., **kwargs) to a schedule.
@@ -51,15 +51,15 @@ MakeTx = Callable[[Arrays], optax.GradientTransformation]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config with its data, model and schedule; constant during the run.
+    """A config with its data, model and schedule, constant during a run.
 
     Attributes:
       train_indices, validation_indices: int32 positions in the training split.
-      params, batch_stats: flat dicts of the initial values.
-      proxy: the same of the network that selects examples, if there is one.
+      params, batch_stats: flat dicts of initial values.
+      proxy: those of the network that selects examples, None without one.
       schedule: factor of the learning rate by step.
-      sizes: (step, size) pairs: training images are of that size up to that step.
-      remarks: lines to show to the user.
+      sizes: pairs (step, size): the size of training images before that step.
+      remarks: lines to print in the banner.
     """
 
     config: Any
@@ -88,28 +88,32 @@ class Experiment:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of the whole run, a partial last one included."""
+        """Epochs of the whole run, including a partial last one."""
         return -(-self.total_steps // self.recipe.steps_per_epoch)
 
     def epoch_batches(self, epoch: int) -> np.ndarray:
-        """Returns the indices of an epoch's batches, int32 [steps, B], up to the run's end."""
+        """Returns the indices of an epoch's batches, int32 [steps, B], up to the end of the run."""
         config, per_epoch = self.config, self.recipe.steps_per_epoch
         batches = epoch_indices(self.train_indices, config.seed, epoch, config.batch_size)
         return batches[: self.total_steps - epoch * per_epoch]
 
     def image_size(self, step: int) -> int:
-        """Returns the size of a step's training images, 0 for the dataset's size."""
+        """Returns the size of a step's training images; 0 means the size of the dataset."""
         return next((size for end, size in self.sizes if step < end), 0)
 
     def learning_rate(self, step: int, scale: float) -> float:
-        """Returns the learning rate of a step, given the scale of reduce-on-plateau."""
+        """Returns the learning rate of a step, given `TrainState.learning_rate_scale`."""
         return self.config.optimizer.learning_rate * float(self.schedule(step)) * scale
 
 
 def build(config: Any, dataset: Dataset | None = None) -> Experiment:
-    """Returns the experiment of a checked config, on `dataset` instead of its own if given.
+    """Builds the experiment of a checked config.
 
-    Raises UserError for wrong names, keywords, data, devices or lengths.
+    Args:
+      dataset: used instead of the config's.
+
+    Raises:
+      UserError: for wrong names, keywords, data, numbers of devices or lengths.
     """
     augment = _check_before_loading(config)
     remarks = _remarks(config)
@@ -148,7 +152,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
         **lengths,
     )
     hyperparams = _hyperparams(config, normalization)
-    recipe.make_tx(hyperparams.optimizer)  # raises what is wrong before anything is written
+    recipe.make_tx(hyperparams.optimizer)  # raises mistakes before anything is written
     return Experiment(
         config=config,
         dataset=dataset,
@@ -167,9 +171,13 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
 
 
 def _check_before_loading(config: Any) -> Augment:
-    """Raises UserError for what shows without data, which may take minutes to decode or download.
+    """Checks what does not depend on the data, which may take minutes to download and decode.
 
-    Returns the augmentation.
+    Returns:
+      The augmentation.
+
+    Raises:
+      UserError: for a wrong batch size, model, optimizer or augmentation.
     """
     for key in ("batch_size", "eval_batch_size"):
         per_device(config[key], key)
@@ -182,7 +190,7 @@ def _check_before_loading(config: Any) -> Augment:
 
 
 def _remarks(config: Any) -> list[str]:
-    """Returns lines about settings that are valid but probably a mistake."""
+    """Returns remarks on settings that are valid but probably mistakes."""
     remarks = []
     plateau, patience = make_plateau(config.schedule), config.early_stopping.patience
     if plateau is not None and 0 < patience <= plateau.patience:
@@ -202,7 +210,8 @@ def _lengths(config: Any, train_examples: int) -> dict[str, int]:
     """Returns `steps_per_epoch` and `total_steps`."""
     if config.batch_size > train_examples:
         raise UserError(
-            f"batch_size={config.batch_size} is larger than the {train_examples} training images"
+            f"batch_size must be at most {train_examples}, the number of training images, "
+            f"got {config.batch_size}"
         )
     steps_per_epoch = train_examples // config.batch_size
     total_steps = config.total_steps or steps_per_epoch * config.total_epochs
@@ -221,7 +230,7 @@ def _start(
     params, batch_stats = init(config.seed)
 
     def sample() -> np.ndarray:
-        # Evenly spaced, as the split may be sorted by class.
+        # Evenly spaced: the split may be sorted by class.
         some = np.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).astype(int)
         return normalization(dataset.train.images[train[some]].astype(np.float32))
 
@@ -251,7 +260,7 @@ def _selection(
     schedule: optax.Schedule,
     schedule_of: ScheduleOf,
 ) -> Selection:
-    """Returns the selection of examples by the proxy network, which has these parameters."""
+    """Returns the selection of examples by a proxy network with these parameters."""
     groups = _groups(config, params, schedule_of)
     kept = round(config.batch_size * config.selection.keep_percent / 100)
     per_device(kept, "the number of selected examples")
@@ -296,9 +305,9 @@ def _sizes(config: Any, network: Network, total_steps: int) -> tuple[tuple[int, 
 def _identity(
     config: Any, dataset: Dataset, network: Network, train_examples: int, total_steps: int
 ) -> str:
-    """Returns text that is equal for two configs only if they can share the compiled steps.
+    """Returns text that is equal for two configs only if they can share compiled steps.
 
-    It has everything but the arguments of the steps and what only the host reads.
+    It contains everything except the arguments of the steps and what only the host reads.
     """
     values = to_json(config)
     values["optimizer"] = {

@@ -117,7 +117,7 @@ def _out_of_memory_reported(experiment: Experiment) -> Iterator[None]:
 def make_session(
     experiment: Experiment, workdir: Path, checkpoints: Checkpoints, interruption: Interruption
 ) -> Session:
-    """Puts what the training functions need together."""
+    """Compiles nothing yet, but puts the training split on the devices if it is resident."""
     config, recipe = experiment.config, experiment.recipe
     return Session(
         experiment=experiment,
@@ -137,7 +137,7 @@ def make_session(
 
 
 def make_train_fn(experiment: Experiment) -> TrainFn:
-    """Returns the compiled steps over all devices; the state's memory is reused."""
+    """Returns the compiled steps over all devices. They donate the memory of the state."""
     split = parallel.replicate(experiment.pipeline.put(experiment.dataset.train))
     hyperparams = parallel.replicate(experiment.hyperparams)
 
@@ -154,7 +154,7 @@ def make_train_fn(experiment: Experiment) -> TrainFn:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(recipe: Recipe, devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
-    """Cached, so that runs which differ in nothing but `Hyperparams` compile once."""
+    """Cached so that runs that differ only in `Hyperparams` compile once."""
     step = functools.partial(train_steps, recipe)
     return parallel.pmap(step, replicated=5, batch_axis=1, donate=(1,), devices=devices)
 

@@ -1,4 +1,4 @@
-"""Metrics as sums and a count, so that they add up exactly over batches, devices and epochs."""
+"""Metrics as sums and a count, which add up exactly over batches and devices."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 
 class Metrics(struct.PyTreeNode):
-    """Sums over examples, each a float32 scalar; a field stays 0 where it does not apply."""
+    """Sums over examples, float32 scalars. Fields that do not apply stay 0."""
 
     loss: jax.Array
     penalty: jax.Array
@@ -19,7 +19,7 @@ class Metrics(struct.PyTreeNode):
 
     @classmethod
     def zero(cls) -> "Metrics":
-        """Returns the sums over no example."""
+        """Returns the sums over no examples."""
         return cls(**{name: jnp.zeros((), jnp.float32) for name in cls.__dataclass_fields__})
 
     def __add__(self, other: "Metrics") -> "Metrics":
@@ -39,15 +39,15 @@ def measure(
     Args:
       logits: float32 [B, classes].
       labels: int32 [B].
-      mask: float32 [B] or 1.0; 0 leaves an example out.
+      mask: float32 [B] or 1.0; 0 excludes an example.
       losses: float32 [B].
-      superclass_of: int32 [classes], or None where there are no superclasses.
+      superclass_of: int32 [classes], or None without superclasses.
       penalty: the L2 term of the batch's mean loss.
     """
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), labels.shape)
     prediction = jnp.argmax(logits, axis=-1)
-    # The number of classes before the label, those of equal logits in order: sorting costs far
-    # more. All of them where logits are NaN.
+    # The number of classes ranked before the label; equal logits rank by class. Sorting would cost
+    # far more. Counts all classes if the logits are NaN.
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     later = jnp.arange(logits.shape[-1]) >= labels[:, None]
     before = jnp.sum(~((logits < own) | ((logits == own) & later)), axis=-1)
@@ -57,7 +57,7 @@ def measure(
         superclass_of = jnp.asarray(superclass_of)
         coarse = superclass_of[prediction] == superclass_of[labels]
     count = jnp.sum(mask)
-    # A padded example's loss is left out by selection: a product would keep its NaN.
+    # Selected rather than multiplied: a product would keep a padded example's NaN.
     return Metrics(
         loss=jnp.sum(jnp.where(mask > 0, losses, 0.0)),
         penalty=penalty * count,
@@ -75,7 +75,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 
 
 def compute(metrics: Metrics, *, coarse: bool = False, penalty: bool = False) -> dict[str, float]:
-    """Returns the means over all examples counted, as Python numbers, and `examples`."""
+    """Returns the means over all examples as Python numbers, and the number of `examples`.
+
+    Args:
+      coarse: include the accuracy on superclasses.
+      penalty: include the L2 penalty.
+
+    Raises:
+      ValueError: no example was counted.
+    """
     host = jax.device_get(metrics)
     count = float(host.count)
     if not count:

@@ -1,7 +1,7 @@
-"""Training on the examples of every batch that a small network finds hardest.
+"""Selects the training examples of a batch with the highest loss under a small proxy network.
 
-After airbench96_faster (https://github.com/KellerJordan/cifar10-airbench), where the small network
-trains on every fourth batch and the main one on the half of each batch with the highest losses.
+Based on airbench96_faster (https://github.com/KellerJordan/cifar10-airbench), where the proxy
+trains on every fourth batch and the main network on the harder half of each batch.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Arrays = dict[str, jax.Array]
 
 
 class ProxyState(struct.PyTreeNode):
-    """The small network; parameters and statistics are flat dicts by path."""
+    """The state of the proxy network; parameters and statistics are flat dicts by path."""
 
     params: Arrays
     batch_stats: Arrays
@@ -30,14 +30,14 @@ class ProxyState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which examples of a batch are trained on.
+    """Selects the hardest examples of each batch.
 
     Attributes:
-      network: the small one.
-      make_tx: its optimizer, as the main one's.
-      frozen: its parameters that do not train.
-      kept: examples that are left of a global batch.
-      every: it trains on every so many batches, and chooses from all of them.
+      network: the proxy network.
+      make_tx: returns its optimizer, given `Hyperparams.optimizer`.
+      frozen: paths of its parameters that do not train.
+      kept: number of examples selected from a global batch.
+      every: the proxy trains on every n-th batch. It selects from all of them.
     """
 
     network: Network
@@ -58,10 +58,11 @@ class Selection:
         step: jax.Array,
         batch: Arrays,
     ) -> tuple[ProxyState, Arrays]:
-        """Returns the state after a step, and this device's share of the examples that are left.
+        """Returns the state after a step, and this device's share of the selected examples.
 
         Args:
-          batch: this device's share: image float32 [B, H, W, C], normalised, label int32 [B], seed
+          optimizer: `Hyperparams.optimizer`.
+          batch: this device's share: image float32 [B, H, W, C], normalized, label int32 [B], seed
             uint32 [B].
         """
 
@@ -98,9 +99,9 @@ class Selection:
         return {path: x for path, x in state.params.items() if path not in self.frozen}
 
     def _hardest(self, batch: Arrays, losses: jax.Array) -> Arrays:
-        """Returns this device's share of the hardest of the global batch, in the batch's order.
+        """Returns this device's share of the hardest examples, in the order of the global batch.
 
-        All devices see all losses, so that the choice does not depend on how many there are.
+        Every device sees all losses, so the selection does not depend on the number of devices.
         """
         losses = jax.lax.all_gather(losses, AXIS, tiled=True)
         batch = jax.lax.all_gather(batch, AXIS, tiled=True)

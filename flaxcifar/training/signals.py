@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: the step that is under way ends, the state is saved, the process exits.
+"""Turns SIGTERM and SIGINT into an exception at the next check, so that a run can save its state.
 
-A second signal ends the process at once. In a run of several processes JAX hears the SIGTERM, and
-SIGINT ends a process at once.
+A second signal ends the process immediately. In a run of several processes JAX's preemption service
+handles SIGTERM, and SIGINT ends a process immediately.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """The first signal that came, if one has."""
+    """The first signal that arrived, if any."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def check(self) -> None:
-        """Raises Interrupted where a signal has come."""
+        """Raises Interrupted if a signal has arrived."""
         if self.number is not None:
             raise Interrupted(self.number)
 
@@ -33,15 +33,14 @@ class Interruption:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nflaxcifar: stopping after this step; once more to stop at once\n")
+        # Not print: the signal may have interrupted one.
+        os.write(2, b"\nflaxcifar: stopping after this step; send it again to stop now\n")
 
 
 class _Preemption(Interruption):
-    """A SIGTERM that any process of the run has received, heard by all at the same check.
+    """A SIGTERM to any process of the run, which interrupts all of them at the same check.
 
-    JAX's preemption service listens for it and settles at which; the checks must come in the same
-    order in all processes.
+    JAX's preemption service agrees on the check. All processes must check equally often.
     """
 
     def __init__(self) -> None:
@@ -54,15 +53,16 @@ class _Preemption(Interruption):
             raise Interrupted(signal.SIGTERM)
 
 
-# That of the main thread.
+# The interruption of the main thread.
 _current: Interruption | None = None
 
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Interruption]:
-    """Within, signals wait for the next `check`.
+    """Context manager: postpones signals to the next `check` of the interruption it yields.
 
-    They reach the main thread only: other threads see what comes while that is in here, too.
+    Only the main thread receives signals. In other threads it yields the main thread's interruption
+    if there is one.
     """
     global _current
     if jax.process_count() > 1:

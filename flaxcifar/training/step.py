@@ -1,4 +1,4 @@
-"""Training and evaluation steps: pure functions of one device's share of a batch."""
+"""Training and evaluation steps, as pure functions of one device's share of a batch."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ class TrainState(struct.PyTreeNode):
       step: int32, the number of batches trained on.
       params, batch_stats: float32 arrays.
       opt_state: the state of the optax transformation.
-      ema: moving averages of the trained parameters, or the slow weights of lookahead; empty
+      ema: moving averages of the trained parameters or the slow weights of lookahead; empty
         without either.
-      learning_rate_scale: float32, the factor that reduce-on-plateau and rollbacks have reached.
+      learning_rate_scale: float32, set by reduce-on-plateau and rollbacks.
       bad_step: int32, the first step whose loss was not finite, or -1.
-      proxy: state of the network that selects examples, or an empty dict.
+      proxy: state of the network that selects examples; an empty dict without one.
     """
 
     step: jax.Array
@@ -50,7 +50,7 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def eval_params(self) -> Arrays:
-        """The parameters to evaluate: the averages, where there are any."""
+        """The parameters to evaluate: averages if there are any."""
         return {**self.params, **self.ema}
 
 
@@ -81,13 +81,13 @@ class Recipe:
         with equal identity and `image_size` are equal and share compiled steps.
       network: the model as pure functions.
       make_tx: returns the transformation of all paths' gradients, given `Hyperparams.optimizer`;
-        gradients of `frozen` paths are zero.
+        it receives zeros for `frozen` paths.
       frozen: paths of parameters that receive no gradient.
       penalizes: whether the loss includes an L2 penalty on the parameters of `l2_paths`.
       superclass_of: int32 [classes] or None.
       selection: chooses the examples of a batch to train on; None trains on all.
-      steps_per_epoch: tells the augmentation the epoch.
-      image_size: augmented images are resized to it; 0 keeps their size.
+      steps_per_epoch: for the epoch, which augmentation depends on.
+      image_size: size to which augmented images are resized; 0 keeps their size.
     """
 
     identity: str
@@ -145,10 +145,10 @@ def create_state(
 def train_step(
     recipe: Recipe, hyperparams: Hyperparams, state: TrainState, metrics: Metrics, batch: Arrays
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one update, and `metrics` plus those of the examples trained on.
+    """Returns the state after one update, and `metrics` plus those of the batch.
 
-    Gradients, metrics and BatchNorm's statistics are reduced over the devices of `AXIS`: every
-    device returns the same values.
+    Gradients, metrics and batch statistics are reduced over the devices of `AXIS`, so every device
+    returns the same values. With a selection, the metrics are those of the selected examples.
 
     Args:
       batch: this device's share: uint8 image [B, H, W, C], int32 label [B], int32 index [B] of the
@@ -177,7 +177,7 @@ def train_step(
 
 
 def _prepare(recipe: Recipe, hyperparams: Hyperparams, step: jax.Array, batch: Arrays) -> Arrays:
-    """Returns augmented, resized and normalized images, labels, and dropout seeds."""
+    """Returns augmented, resized and normalized images, labels and dropout seeds."""
     epoch = step // recipe.steps_per_epoch
     images = recipe.augment(batch["image"], batch["index"], hyperparams.seed, epoch)
     if recipe.image_size:
@@ -192,7 +192,7 @@ def _gradients(
 ) -> tuple[Arrays, tuple[jax.Array, jax.Array, jax.Array | float, Arrays]]:
     """Returns the mean gradients of the trained parameters over all devices.
 
-    And, for this device's examples: logits, losses, the L2 penalty, and the batch statistics.
+    Also returns this device's logits, losses and L2 penalty, and the new batch statistics.
     """
 
     def loss_fn(trained: Arrays):
@@ -218,8 +218,8 @@ def _gradients(
 def _update(
     recipe: Recipe, hyperparams: Hyperparams, state: TrainState, grads: Arrays
 ) -> tuple[Arrays, Any, Arrays]:
-    """Returns the trained parameters, the optimizer's state and the averages after one update."""
-    # The zeros are never computed: a frozen path's update is zero whatever its gradient.
+    """Returns the trained parameters, the optimizer state and the averages after one update."""
+    # XLA removes the zeros: the update of a frozen path does not depend on its gradient.
     zeros = {path: jnp.zeros_like(state.params[path]) for path in recipe.frozen}
     tx = recipe.make_tx(hyperparams.optimizer)
     updates, opt_state = tx.update({**grads, **zeros}, state.opt_state, state.params)
@@ -246,8 +246,8 @@ def train_steps(
 ) -> tuple[TrainState, Metrics]:
     """Runs one step for each of the first `count` batches.
 
-    The count is an argument of the compiled program, so that one program also serves a shorter
-    last dispatch.
+    The count is an argument of the compiled program, so a shorter last dispatch needs no program
+    of its own.
 
     Args:
       resident: the training split on the device (`ResidentPipeline.put`), from which batches take

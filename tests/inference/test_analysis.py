@@ -1,5 +1,8 @@
 """The analysis covers the right split and agrees with the predictions."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import tiny
@@ -7,6 +10,7 @@ import tiny
 from flaxcifar.inference.analysis import read_details
 from flaxcifar.inference.confusion import confusion_matrix
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
+from flaxcifar.workdir.test_logits import read_test_logits, write_test_logits
 
 pytestmark = pytest.mark.xdist_group("inference")
 
@@ -46,3 +50,20 @@ def test_the_layers_say_what_was_trained(workdir):
     found = read_details(workdir)
     assert {kind for row, kind in found.layers if row.parameters} == {"trained"}
     assert found.totals["trained"] == sum(x.size for x in read_best(workdir)[0]["params"].values())
+
+
+def test_the_report_shows_the_predictions_behind_the_test_results(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    details = read_details(run)
+    assert np.trace(details.matrix) == round(summary["test"]["accuracy"] * 50)
+
+    write_test_logits(run, -read_test_logits(run))
+    assert not np.array_equal(read_details(run).matrix, details.matrix)
+
+    # Without logits, or with those of another step, the test split is predicted.
+    summary["evaluated_step"] += 1
+    (run / "summary.json").write_text(json.dumps(summary))
+    np.testing.assert_array_equal(read_details(run).matrix, details.matrix)
+    (run / "test_logits.npy").unlink()
+    np.testing.assert_array_equal(read_details(run).matrix, details.matrix)

@@ -231,10 +231,10 @@ def test_freezing_everything_is_an_error():
         ({"name": "sgd", "learning_rate": 0.1, "momentun": 0.9}, "did you mean 'momentum'"),
         ({"name": "muon", "learning_rate": 0.1, "beta": 0.9}, "muon.*takes no 'beta'"),
         ({"name": "sgd"}, "needs 'learning_rate'"),
-        ({"name": "sgd", "learning_rate": None}, "learning_rate is None; it must be a number"),
-        ({"name": "adam", "learning_rate": "a"}, "learning_rate is 'a'; it must be a number"),
-        ({"name": "sgd", "learning_rate": 1.0, "decay": True}, "decay is True"),
-        ({"name": "muon", "sgd_momentum": "x"}, "sgd_momentum is 'x'"),
+        ({"name": "sgd", "learning_rate": None}, "learning_rate must be a number, got None"),
+        ({"name": "adam", "learning_rate": "a"}, "learning_rate must be a number, got 'a'"),
+        ({"name": "sgd", "learning_rate": 1.0, "decay": True}, "decay must be a number, got True"),
+        ({"name": "muon", "sgd_momentum": "x"}, "sgd_momentum must be a number"),
     ],
 )
 def test_bad_names_and_keywords_list_the_good_ones(spec, message):

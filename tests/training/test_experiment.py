@@ -3,16 +3,15 @@
 import pytest
 import tiny
 
-from flaxcifar import data, ops
+from flaxcifar import ops
 from flaxcifar.errors import UserError
 from flaxcifar.training.experiment import build
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_without_arithmetic_for_it_is_remarked(fast, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
     monkeypatch.setattr(ops, "has_bfloat16", lambda: fast)
-    remarked = [remark for remark in build(tiny.config(precision="bfloat16")).remarks]
+    remarked = build(tiny.config(precision="bfloat16")).remarks
     assert any("precision=float32 is as fast" in line for line in remarked) != fast
     assert not build(tiny.config()).remarks
 
@@ -27,19 +26,14 @@ def test_bfloat16_without_arithmetic_for_it_is_remarked(fast, monkeypatch):
         ("param_groups", (("head", dict(name="muon", learning_rate=0.1, ns=3)),), "takes no 'ns'"),
     ],
 )
-def test_a_wrong_part_is_told_before_the_data_is_read(monkeypatch, key, value, message):
-    def load(config):
-        raise AssertionError("the data was read")
-
-    monkeypatch.setattr(data, "load", load)
-    config = tiny.config()
+def test_a_wrong_part_is_told_before_the_data_is_read(tmp_path, key, value, message):
+    config = tiny.config(**{"data.dir": str(tmp_path)})  # reading it would fail
     config[key] = value
     with pytest.raises(UserError, match=message):
         build(config)
 
 
-def test_a_size_that_the_model_does_not_take_is_one_line(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+def test_a_size_that_the_model_does_not_take_is_one_line():
     config = tiny.config(**{"progressive_sizes": ((50, 4),)})
     assert build(config).sizes == ((9, 4),)
     config.model = dict(name="crcv")

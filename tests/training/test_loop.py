@@ -301,7 +301,7 @@ def test_init_from_starts_with_an_earlier_runs_best_and_drops_a_head_that_does_n
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     for changes, message in [
         ({"batch_size": 20}, "does not divide over 8 devices"),
-        ({"batch_size": 160}, "larger than the 144 training images"),
+        ({"batch_size": 160}, "batch_size must be at most 144"),
         ({"model": dict(name="vgg61")}, "unknown model 'vgg61'; did you mean 'vgg16'"),
         ({"model": dict(name="tiny", width=3)}, "model 'tiny' takes no 'width'"),
         ({"optimizer": dict(name="sgdd", learning_rate=0.1)}, "unknown optimizer 'sgdd'"),

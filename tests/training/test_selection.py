@@ -6,7 +6,6 @@ import optax
 import pytest
 import tiny
 
-from flaxcifar import data
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.training import experiment, networks
@@ -19,11 +18,6 @@ CHANGES = {
     "proxy": dict(name="tiny"),
     "augment": (),
 }
-
-
-@pytest.fixture(autouse=True)
-def dataset(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
 
 
 def run(exp, steps, devices=1):

@@ -1,4 +1,4 @@
-"""Signals wait for the next check; the second does not."""
+"""A signal is raised at the next check; a second one ends the process."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def test_a_signal_is_raised_at_the_next_check(number, code):
 def test_a_second_signal_ends_the_process():
     code = (
         "import os, signal\n"
-        "from flaxcifar.interruption import postponed\n"
+        "from flaxcifar.training.signals import postponed\n"
         "with postponed():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('still here', flush=True)\n"
@@ -36,7 +36,7 @@ def test_a_second_signal_ends_the_process():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "still here\n")
-    assert "once more to stop at once" in done.stderr
+    assert "send it again to stop now" in done.stderr
 
 
 def test_other_threads_leave_signals_alone():
