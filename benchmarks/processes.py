@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import ROOT, Job
-from flaxcifar.devices import huge_pages
+from flaxcifar.devices.memory import huge_pages_environment
 from flaxcifar.errors import RunError
 
 # What the libraries read when they are loaded; the others go by the CPUs that they may use.
@@ -90,7 +90,7 @@ def child_environment(job: Job) -> dict[str, str]:
     if job.framework.startswith("keras-"):
         environment["KERAS_BACKEND"] = job.framework.removeprefix("keras-")
     if job.family == "flaxcifar":
-        environment |= huge_pages.environment()  # as its commands do by themselves
+        environment |= huge_pages_environment()  # as its commands do by themselves
     # Several processes share the accelerator, if there is one.
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"

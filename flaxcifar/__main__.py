@@ -4,7 +4,7 @@ import sys
 
 from flaxcifar import __version__
 from flaxcifar.cli.command import COMMANDS, load_command, run_command
-from flaxcifar.devices import huge_pages
+from flaxcifar.devices.memory import restart_with_huge_pages
 from flaxcifar.errors import UserError, suggestion
 
 _EXAMPLE = "flaxcifar train --config configs/quickstart.py --workdir runs/first"
@@ -13,7 +13,7 @@ _EXAMPLE = "flaxcifar train --config configs/quickstart.py --workdir runs/first"
 def main() -> None:
     """Runs the command that the first argument names; imports only that command."""
     if sys.argv[1:2] == ["train"]:
-        huge_pages.restart_with_them()
+        restart_with_huge_pages()
     run_command(_run)
 
 

@@ -2,8 +2,8 @@
 
 from flaxcifar.cli import train
 from flaxcifar.cli.command import run_command
-from flaxcifar.devices import huge_pages
+from flaxcifar.devices.memory import restart_with_huge_pages
 
 if __name__ == "__main__":
-    huge_pages.restart_with_them()
+    restart_with_huge_pages()
     run_command(train.main)

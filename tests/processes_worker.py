@@ -1,21 +1,35 @@
-"""One process of a run of several, on the tiny dataset: what test_processes.py starts.
+"""One process of several that train on the tiny dataset, for test_processes.py.
 
-python tests/processes_worker.py WORKDIR CHANGES_AS_JSON HOST:PORT N I
+python tests/processes_worker.py HOST:PORT COUNT NUMBER JOBS_AS_JSON
+
+A job is [workdir, changes of the config]. Both streams get a line with its exit code after it.
 """
 
 import argparse
 import json
+import sys
 
 import tiny
 
-from flaxcifar import data
 from flaxcifar.cli.command import run_command
 from flaxcifar.devices import processes
-from flaxcifar.errors import UserError
 
 
-def main(argv: list[str]) -> None:
-    workdir, changes, coordinator, count, number = argv
+def run_job(workdir: str, changes: dict) -> int:
+    from flaxcifar.training.loop import train_and_evaluate
+
+    def train(_: list[str]) -> None:
+        with processes.ending_together():
+            train_and_evaluate(tiny.config(**changes), workdir)
+
+    try:
+        run_command(train)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def main(coordinator: str, count: str, number: str, jobs: str) -> int:
     processes.start(
         argparse.Namespace(
             distributed=False,
@@ -24,19 +38,13 @@ def main(argv: list[str]) -> None:
             process_id=int(number),
         )
     )
-    changes = json.loads(changes)
-    data.load = lambda config: tiny.dataset()
-    if changes.pop("without_dataset", False):
-
-        def fail(config):
-            raise UserError("no dataset here")
-
-        data.load = fail
-    from flaxcifar.training.loop import train_and_evaluate
-
-    with processes.ending_together():
-        train_and_evaluate(tiny.config(**changes), workdir)
+    code = 0
+    for job in json.loads(jobs):
+        code = run_job(*job)
+        for stream in (sys.stdout, sys.stderr):
+            print(f"\n\x1e{code}", file=stream, flush=True)
+    return code
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(main(*sys.argv[1:]))

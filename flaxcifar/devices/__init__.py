@@ -1,1 +1,1 @@
-"""Devices, processes and memory: all that knows pmap, shard_map and jax.distributed."""
+"""Devices, processes and host memory."""

@@ -1,9 +1,9 @@
-"""Data parallelism: the only place that knows about devices.
+"""Data parallelism: runs a step over all devices. No other module uses pmap or shard_map.
 
-A step function is written for one device's share of the batch; here it becomes a function of the
-batch over all devices. `jax.pmap` does it in one process (it is built on jit and shard_map);
-`shard_map` is the same over an explicit mesh, which several processes want, and ahead-of-time
-compilation. Each process brings its own rows of a batch.
+A step is written for one device's shard of the batch, and reduces over the axis `AXIS`. In one
+process `jax.pmap` maps it over the devices (it is built on jit and shard_map). Several processes
+and ahead-of-time compilation use `shard_map` over an explicit mesh instead. Each process supplies
+its own rows of a batch.
 """
 
 import contextlib
@@ -26,57 +26,59 @@ _devices: contextvars.ContextVar[tuple[jax.Device, ...] | None] = contextvars.Co
 
 
 def all_devices() -> tuple[jax.Device, ...]:
-    """Returns the devices that a run in this thread uses: those of all processes, process after
-    process, or those that `using` names."""
+    """Returns the devices that this thread's runs use: those of `using`, or all of all processes.
+
+    The devices of process 0 come first.
+    """
     return _devices.get() or tuple(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
 
 
 @contextlib.contextmanager
 def using(devices: Sequence[jax.Device]) -> Iterator[None]:
-    """Within, this thread's runs use these devices and no others of this process.
+    """Context manager: this thread's runs use `devices` only.
 
-    They may be a topology's that is compiled for and not there.
+    They may belong to a topology that is only compiled for.
     """
     token = _devices.set(tuple(devices))
-    there = devices[0] in jax.local_devices()
+    exists = devices[0] in jax.local_devices()
     try:
-        with jax.default_device(devices[0]) if there else contextlib.nullcontext():
+        with jax.default_device(devices[0]) if exists else contextlib.nullcontext():
             yield
     finally:
         _devices.reset(token)
 
 
 def per_device(batch_size: int, name: str = "batch_size") -> int:
-    """Returns one device's share of a global batch; raises UserError where it is not whole."""
+    """Returns the batch size of one device; raises UserError if the devices cannot share evenly."""
     count = len(all_devices())
     if batch_size % count:
         down, up = batch_size // count * count, -(-batch_size // count) * count
         near = f"{down} or {up}" if down else f"{up}"
-        raise UserError(f"{name}={batch_size} does not divide over {count} devices: take {near}")
+        raise UserError(f"{name}={batch_size} does not divide over {count} devices: use {near}")
     return batch_size // count
 
 
 def own_rows(batch_size: int) -> slice:
-    """Returns the rows of a global batch that this process brings."""
+    """Returns the rows of a global batch that this process supplies."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Returns copies of the arrays of `tree` on all devices, placed as steps return them.
+    """Returns copies of the arrays of `tree`, replicated over the devices as steps return them.
 
-    A step that is called with arrays placed in another way works, but is compiled once more.
+    A step also accepts arrays that are placed otherwise, but compiles again for them.
     """
     mesh = Mesh(np.array(devices or all_devices()), (AXIS,))
     placed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-    # The caller may donate the result: it must not share memory with `tree`.
+    # The caller may donate the result, so it must not share memory with `tree`.
     return jax.tree.map(jnp.copy, placed)
 
 
 def any_process(flag: bool) -> jax.Array:
-    """Returns whether the flag of any process is set, as a scalar that is equal in all of them.
+    """Returns whether any process has set its flag, as a scalar that is the same in all of them.
 
-    It is computed after what the devices have in hand; nobody waits for it here.
+    Queues the computation behind the devices' current work and does not wait for it.
     """
     mesh = Mesh(np.array(all_devices()), (AXIS,))
     own = np.full(jax.local_device_count(), flag)
@@ -92,15 +94,15 @@ def pmap(
     donate: Sequence[int] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
-    """Returns `step` over all devices.
+    """Returns `step` mapped over the devices.
 
     Args:
-      step: takes `replicated` pytrees that every device sees whole, then a batch of which it sees
-        its share, and returns values that are equal on all devices (`AXIS` names them).
+      step: takes `replicated` pytrees, which are the same on every device, then the device's shard
+        of the batch. Returns values that are the same on every device.
       replicated: the number of arguments before the batch.
-      batch_axis: the axis of the batch's arrays that is split evenly.
-      donate: the indices of arguments whose memory the results may take.
-      devices: all by default.
+      batch_axis: the axis along which the arrays of the batch are split.
+      donate: the indices of the arguments to donate.
+      devices: by default `all_devices`.
     """
     if jax.process_count() > 1:
         return shard_map(
@@ -135,7 +137,7 @@ def shard_map(
     donate: Sequence[int] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
-    """Returns the same function as `pmap` does, as one jitted shard_map over a mesh."""
+    """Returns what `pmap` returns, made by a jitted shard_map over a mesh."""
     devices = list(devices or all_devices())
     run = jitted(step, replicated=replicated, batch_axis=batch_axis, donate=donate, devices=devices)
     if jax.process_count() == 1:
@@ -156,7 +158,10 @@ def jitted(
     donate: Sequence[int] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> Any:
-    """Returns `shard_map`'s function of global arrays, which can be compiled ahead of time."""
+    """Returns the jitted function of global arrays that `shard_map` calls.
+
+    It can be lowered and compiled ahead of time.
+    """
     mesh = Mesh(np.array(devices or all_devices()), (AXIS,))
     specs = (PartitionSpec(),) * replicated + (_batch_spec(batch_axis),)
     sharded = jax.shard_map(
@@ -171,8 +176,8 @@ def _batch_spec(batch_axis: int) -> PartitionSpec:
 
 
 def _in_turn(run: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    # Several devices of one CPU share one pool of threads: with two dispatches in flight, each can
-    # hold threads that the other's all-reduce waits for, for ever.
+    # The devices of a CPU share one thread pool. Two dispatches in flight can deadlock: each holds
+    # threads that the other's all-reduce waits for.
     if devices[0].platform != "cpu" or len(devices) == 1:
         return run
     return lambda *args: jax.block_until_ready(run(*args))

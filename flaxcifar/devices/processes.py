@@ -1,7 +1,7 @@
-"""One run in several processes: how they find each other, agree, and end together.
+"""One run in several processes: they join, agree, and end together.
 
-Every process computes the same but for its rows of each batch. The first one alone writes: what the
-others keep on disk is gone with them.
+Every process runs the same program on its own rows of each batch. Only process 0 keeps files and
+prints. No other module uses `jax.distributed`.
 """
 
 import argparse
@@ -22,25 +22,25 @@ from flaxcifar.errors import Interrupted, NonFiniteError, RunError, UserError
 
 T = TypeVar("T")
 
-# Seconds: for all processes to come; after which a silent one counts as dead; for all to end.
+# Seconds until all processes must have joined, a silent one counts as dead, and all have ended.
 _STARTING, SILENCE, _ENDING = 300, 30, 300
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `start`."""
+    """Adds the command line's flags for `start`."""
     group = parser.add_argument_group(
-        "several processes, found on Slurm, Open MPI and TPU VMs, or by"
+        "several processes (detected on Slurm, Open MPI and TPU VMs; elsewhere use the flags)"
     )
-    group.add_argument("--distributed", action="store_true", help="whatever JAX can find out")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="0 to N - 1")
+    group.add_argument("--distributed", action="store_true", help="let JAX detect the cluster")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process_id", type=int, metavar="I", help="this process: 0 to N - 1")
 
 
 def start(flags: argparse.Namespace) -> None:
-    """Joins the other processes of the run, if there are any; comes before all use of devices.
+    """Joins the other processes of the run, if there are any. Call it before devices are used.
 
-    Raises UserError where the flags are incomplete, or the others do not come in time.
+    Raises UserError if the flags are incomplete or the others do not join in time.
     """
     named = (flags.coordinator, flags.num_processes, flags.process_id)
     if named == (None, None, None):
@@ -48,7 +48,8 @@ def start(flags: argparse.Namespace) -> None:
             return
     elif None in named or not 0 <= flags.process_id < flags.num_processes:
         raise UserError(
-            "--coordinator, --num_processes and --process_id (0 to num_processes - 1) go together"
+            "--coordinator, --num_processes and --process_id (0 to num_processes - 1) must be "
+            "given together"
         )
     import jax
 
@@ -63,12 +64,12 @@ def start(flags: argparse.Namespace) -> None:
         )
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())[:300]
-        raise UserError(f"the processes of the run did not find each other ({words})") from error
+        raise UserError(f"the processes of the run could not connect ({words})") from error
     console.console.quiet = jax.process_index() > 0
 
 
 def _launched() -> bool:
-    """Whether a launcher has started several processes, or this is a TPU VM, perhaps of several."""
+    """Whether a launcher has started several processes, or this is a TPU VM, maybe one of many."""
     counts = (os.environ.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     if any(count.isdecimal() and int(count) > 1 for count in counts):
         return True
@@ -77,7 +78,7 @@ def _launched() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is process 0, which keeps files and prints."""
     import jax
 
     return jax.process_index() == 0
@@ -85,40 +86,42 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Within, what goes wrong in one process alone ends it at once, and with it the others.
+    """Context manager: an unexpected exception ends this process at once, and so the others.
 
-    They find out when they next reach for it, or after some seconds of silence.
+    They notice at their next collective operation, or after `SILENCE` seconds. Exceptions that all
+    processes raise together pass through.
     """
     import jax
 
     try:
         yield
     except (UserError, Interrupted, NonFiniteError):
-        raise  # by all of them
+        raise
     except Exception as error:
         if jax.process_count() == 1:
             raise
         words = " ".join(str(error).split())[:300]
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        # To fetch what a failed collective should have computed may raise any kind of exception.
+        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in words:
             words = f"another process of the run has ended or cannot be reached ({words})"
         elif not isinstance(error, RunError):
             traceback.print_exc()
         print(
-            f"flaxcifar: process {jax.process_index()}: {words}; the same command, given to all "
-            "processes again, goes on from the last checkpoint",
+            f"flaxcifar: process {jax.process_index()}: {words}; to resume from the last "
+            "checkpoint, run the same command again in all processes",
             file=sys.stderr,
             flush=True,
         )
-        # Not sys.exit: JAX would wait for the others.
+        # sys.exit would wait for the other processes.
         os._exit(1)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[dict[str, str]]:
-    """Within, each process prepares for itself; after it all of them go on, or none.
+    """Context manager: each process prepares for itself; afterwards all continue, or none.
 
-    A UserError of one is raised by all, and so is a difference in what they put into the dict that
-    is yielded, {name: words}.
+    Yields a dict {name: text} for facts that must be the same in all processes. Raises UserError
+    in all of them if one has raised it, or if the facts differ.
     """
     import jax
 
@@ -130,24 +133,31 @@ def together() -> Iterator[dict[str, str]]:
         failure = error
     if jax.process_count() > 1:
         told = [json.loads(text) for text in _gather(json.dumps([failure and str(failure), facts]))]
-        for number, (words, _) in enumerate(told):
-            if words and failure is None:
-                raise UserError(f"process {number} of {len(told)}: {words}")
-        for name in facts if failure is None else ():
-            for number, (_, others) in enumerate(told):
-                if others[name] != told[0][1][name]:
-                    raise UserError(
-                        f"processes 0 and {number} of {len(told)} have another {name}: give all of "
-                        "them the same command, code and data"
-                    )
+        if failure is None:
+            _check_agreement([words for words, _ in told], [others for _, others in told])
     if failure is not None:
         raise failure
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """Returns what `make` returns in the first process: arrays, plain values, lists and dicts.
+def _check_agreement(failures: list[str | None], facts: list[dict[str, str]]) -> None:
+    """Raises UserError if another process has failed, or has other facts than process 0."""
+    count = len(facts)
+    for number, words in enumerate(failures):
+        if words:
+            raise UserError(f"process {number} of {count}: {words}")
+    for name in facts[0]:
+        for number, others in enumerate(facts):
+            if others[name] != facts[0][name]:
+                raise UserError(
+                    f"processes 0 and {number} of {count} differ in their {name}: give all of "
+                    "them the same command, code and data"
+                )
 
-    A UserError there is raised by all.
+
+def from_first(make: Callable[[], T]) -> T:
+    """Returns in all processes what `make` returns in process 0.
+
+    It may consist of arrays, plain values, lists and dicts. All processes raise its UserError.
     """
     import jax
     from flax import serialization
@@ -160,7 +170,7 @@ def from_first(make: Callable[[], T]) -> T:
         if jax.process_index() == 0:
             data = serialization.msgpack_serialize({"value": make()})
     size = multihost_utils.broadcast_one_to_all(np.int32(len(data)))
-    # As bytes: the sum that a broadcast is made of would change a -0.0.
+    # As bytes: a broadcast is a sum over processes, which turns -0.0 into 0.0.
     own = np.frombuffer(data.ljust(int(size), b"\0"), np.uint8)
     found = np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8)
     return serialization.msgpack_restore(found.tobytes())["value"]
@@ -180,7 +190,7 @@ def _gather(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def own_workdir(workdir: Path) -> Iterator[Path]:
-    """Yields `workdir` in the first process, and a directory that is gone afterwards in others."""
+    """Context manager: yields `workdir` in process 0 and a temporary directory in the others."""
     import jax
 
     if jax.process_index() == 0:
@@ -191,13 +201,13 @@ def own_workdir(workdir: Path) -> Iterator[Path]:
 
 
 class Decision:
-    """What the first process says, known to all one call later, so that none waits for it."""
+    """Broadcasts process 0's flags with a delay of one call, so that no process waits."""
 
     def __init__(self) -> None:
         self._before: Any = None
 
     def __call__(self, flag: bool) -> bool:
-        """Takes a flag; returns that of the call before, that of this one in a single process."""
+        """Returns the flag of process 0's previous call; in a single process, this one's."""
         import jax
 
         from flaxcifar.devices import parallel
@@ -209,5 +219,5 @@ class Decision:
         return before is not None and bool(before)
 
     def forget(self) -> None:
-        """Drops what was said last."""
+        """Drops the last call's flag."""
         self._before = None

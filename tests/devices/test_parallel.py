@@ -59,7 +59,7 @@ def test_many_dispatches_on_many_cpu_devices_do_not_lock_up():
 
 def test_an_uneven_batch_names_the_even_ones():
     assert parallel.per_device(128) == 16
-    with pytest.raises(UserError, match="batch_size=100 .* 8 devices: take 96 or 104"):
+    with pytest.raises(UserError, match="batch_size=100 .* 8 devices: use 96 or 104"):
         parallel.per_device(100)
-    with pytest.raises(UserError, match="eval_batch_size=3 .* take 8"):
+    with pytest.raises(UserError, match="eval_batch_size=3 .* use 8"):
         parallel.per_device(3, "eval_batch_size")

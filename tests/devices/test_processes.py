@@ -3,18 +3,20 @@
 import argparse
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tiny
 
-from flaxcifar import data
 from flaxcifar.devices import parallel, processes
 from flaxcifar.errors import UserError
 from flaxcifar.training.loop import train_and_evaluate
@@ -23,47 +25,67 @@ WORKER = Path(__file__).parents[1] / "processes_worker.py"
 pytestmark = pytest.mark.xdist_group("hosts")
 
 
-def start(workdir, count, changes=None, devices=1):
-    """Starts `count` processes; `changes` may be a list with the config of each."""
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def start(jobs, count, devices=1):
+    """Starts `count` processes, which all train the jobs, [workdir, changes], one after the other.
+
+    The changes of a job may be a list with those of each process.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    if not isinstance(changes, list):
-        changes = [changes or {}] * count
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(workdir)]
-            + [json.dumps(changes[n]), address, str(count), str(n)],
-            env=os.environ | {"XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    started = []
+    for n in range(count):
+        own = [
+            [str(w), changes[n] if isinstance(changes, list) else changes] for w, changes in jobs
+        ]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(WORKER), address, str(count), str(n), json.dumps(own)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
-        for n in range(count)
-    ]
+    return started
 
 
 def finish(started):
-    """Returns (exit code, stdout, stderr) of each."""
+    """Returns how each process has ended."""
     try:
-        found = [(*process.communicate(timeout=120), process.returncode) for process in started]
+        found = [(*process.communicate(timeout=600), process.returncode) for process in started]
     finally:
         for process in started:
             process.kill()
-    return [(code, out, err) for out, err, code in found]
+    return [Ended(code, out, err) for out, err, code in found]
 
 
-def run(workdir, count, changes=None, devices=1):
-    found = finish(start(workdir, count, changes, devices))
-    assert [code for code, _, _ in found] == [0] * count, found
-    return found
+def train_together(jobs, count, devices=1):
+    """Returns, for every job, how it ended in each process."""
+    found = finish(start(jobs, count, devices))
+    parts = []
+    for process in found:
+        outs, errs = (re.split("\x1e(\\d+)\n", text) for text in process[1:])
+        assert len(outs) == len(errs) == 2 * len(jobs) + 1, process
+        parts.append(
+            [Ended(int(outs[n + 1]), outs[n], errs[n]) for n in range(0, 2 * len(jobs), 2)]
+        )
+    return list(zip(*parts, strict=True))
 
 
 def alone(workdir, **changes):
-    with pytest.MonkeyPatch.context() as patch, parallel.using(parallel.all_devices()[:4]):
-        patch.setattr(data, "load", lambda config: tiny.dataset())
-        return train_and_evaluate(tiny.config(**changes), workdir)
+    with parallel.using(parallel.all_devices()[:4]):
+        return train_and_evaluate(tiny.config(**RESIDENT | changes), workdir)
 
 
 def results(workdir):
@@ -81,6 +103,16 @@ def assert_same_results(one, other):
             np.testing.assert_allclose(row[name], other_row[name], rtol=1e-4, err_msg=name)
 
 
+def assert_trained(ended):
+    assert [process.code for process in ended] == [0] * len(ended), ended
+    # Only one process prints.
+    assert not any("epoch" in process.out for process in ended[1:])
+
+
+RESIDENT = {"data.pipeline": "resident"}
+HALF = RESIDENT | {"total_steps": 9}
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A run in this one process, on four devices."""
@@ -89,106 +121,153 @@ def straight(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("count", "devices", "pipeline"), [(2, 2, "host"), (4, 1, "resident")])
-def test_several_processes_compute_what_one_does(straight, tmp_path, count, devices, pipeline):
-    found = run(tmp_path / "run", count, {"data.pipeline": pipeline}, devices)
+@pytest.fixture(scope="module")
+def pair(straight, tmp_path_factory):
+    """Two processes of two devices, and the jobs that they have trained: {name: how it ended}."""
+    root = tmp_path_factory.mktemp("pair")
+    alone(root / "begun alone", **HALF)
+    shutil.copytree(straight, root / "finished")
+    jobs = {
+        "straight": {"data.pipeline": "host"},
+        "begun together": HALF,
+        "begun alone": RESIDENT,
+        "finished": RESIDENT,
+        "another seed": [RESIDENT, RESIDENT | {"seed": 1}],
+        "no dataset": [RESIDENT, RESIDENT | {"data.dir": str(root / "nowhere")}],
+    }
+    ended = train_together([[root / name, changes] for name, changes in jobs.items()], 2, devices=2)
+    return root, dict(zip(jobs, ended, strict=True))
+
+
+def test_two_processes_compute_what_one_does(straight, pair):
+    root, ended = pair
+    assert_trained(ended["straight"])
+    assert "epoch 2/2" in ended["straight"][0].out
+    assert_same_results(root / "straight", straight)
+
+
+def test_four_processes_compute_what_one_does(straight, tmp_path):
+    (ended,) = train_together([[tmp_path / "run", RESIDENT]], 4)
+    assert_trained(ended)
     assert_same_results(tmp_path / "run", straight)
-    assert "epoch 2/2" in found[0][1]
-    # One writes, and one speaks.
-    assert not any("epoch" in out for _, out, _ in found[1:])
 
 
-def test_checkpoints_go_over_from_two_processes_to_one_and_back(straight, tmp_path):
-    half = {"total_steps": 9}
-    run(tmp_path / "first", 2, half, devices=2)
-    alone(tmp_path / "first")
-    assert_same_results(tmp_path / "first", straight)
-    alone(tmp_path / "second", **half)
-    found = run(tmp_path / "second", 2, devices=2)
-    assert "resumed after step 9" in found[0][1]
-    assert_same_results(tmp_path / "second", straight)
+def test_one_process_resumes_a_run_of_two(straight, pair):
+    root, ended = pair
+    assert_trained(ended["begun together"])
+    alone(root / "begun together")
+    assert_same_results(root / "begun together", straight)
 
 
-def test_a_finished_run_is_finished_for_all(straight):
-    before = (straight / "summary.json").read_bytes()
-    found = run(straight, 2, devices=2)
-    assert "nothing to do" in found[0][1]
-    assert (straight / "summary.json").read_bytes() == before
+def test_two_processes_resume_a_run_of_one(straight, pair):
+    root, ended = pair
+    assert_trained(ended["begun alone"])
+    assert "resumed after step 9" in ended["begun alone"][0].out
+    assert_same_results(root / "begun alone", straight)
 
 
-# More steps than are needed: the run is stopped on its way.
-LONG = {"total_epochs": 400, "checkpoint.every_steps": 5, "early_stopping.patience": 0}
+def test_a_finished_run_is_finished_for_all(straight, pair):
+    root, ended = pair
+    assert_trained(ended["finished"])
+    assert "nothing to do" in ended["finished"][0].out
+    summaries = [
+        (workdir / "summary.json").read_bytes() for workdir in (straight, root / "finished")
+    ]
+    assert summaries[0] == summaries[1]
 
 
-def wait_for(path, pattern, seconds=60):
-    end = time.monotonic() + seconds
-    while not any(path.glob(pattern)):
-        assert time.monotonic() < end, f"no {pattern} in {path}"
-        time.sleep(0.05)
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [("another seed", "differ in their config"), ("no dataset", "cannot read .*nowhere")],
+)
+def test_processes_that_disagree_all_end_before_training(pair, job, words):
+    root, ended = pair
+    for process in ended[job]:
+        assert process.code == 2 and re.search(words, process.err), process
+        assert "Traceback" not in process.err
+    assert not (root / job / "checkpoints").exists()
 
 
-def test_a_sigterm_to_one_stops_all_after_the_same_step(tmp_path):
-    started = start(tmp_path, 2, LONG)
-    wait_for(tmp_path, "checkpoints/latest/[0-9]*")
+# Long enough to be interrupted: there is a checkpoint every five of 72 steps.
+# XLA's own convolutions need no self-test.
+LONG = RESIDENT | {"total_epochs": 8, "checkpoint.every_steps": 5, "ops.convolution": "xla"}
+
+
+def start_long_run(workdir):
+    """Returns the two processes of a run that has saved its first checkpoint."""
+    started, end = start([[workdir, LONG]], 2), time.monotonic() + 300
+    while not any(workdir.glob("checkpoints/latest/[0-9]*")):
+        if time.monotonic() > end or started[0].poll() is not None:
+            pytest.fail(f"no checkpoint: {kill(started)}")
+        time.sleep(0.02)
+    return started
+
+
+def kill(started):
+    for process in started:
+        process.kill()
+    return finish(started)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of which one process got a SIGTERM, and how both have ended."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    started = start_long_run(workdir)
     started[1].send_signal(signal.SIGTERM)
-    found = finish(started)
-    assert [code for code, _, _ in found] == [143, 143], found
-    assert all("SIGTERM: stopped; the same command resumes it" in err for _, _, err in found)
-    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints/latest").glob("[0-9]*"))
+    return workdir, finish(started)
+
+
+def kill_one(workdir, victim):
+    """Returns how the other process has ended, and after how many seconds."""
+    started = start_long_run(workdir)
+    started[victim].kill()
+    began = time.monotonic()
+    return finish(started)[1 - victim], time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """{victim: a run of which that process was killed, and how the other has ended}."""
+    workdirs = {victim: tmp_path_factory.mktemp("killed") for victim in (0, 1)}
+    return {victim: (workdir, kill_one(workdir, victim)) for victim, workdir in workdirs.items()}
+
+
+def test_a_sigterm_to_one_stops_all_after_the_same_step(stopped):
+    workdir, ended = stopped
+    assert [process.code for process in ended] == [143, 143], ended
+    assert all("SIGTERM: stopped; the same command resumes it" in process.err for process in ended)
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints/latest").glob("[0-9]*"))
     # The last is one that no timetable asked for, but by chance.
-    saved = json.loads((tmp_path / f"checkpoints/latest/{steps[-1]}/record.json").read_text())
+    saved = json.loads((workdir / f"checkpoints/latest/{steps[-1]}/record.json").read_text())
     done = len(saved["history"]) * 9
     assert done <= steps[-1] <= done + 9
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_others_end_when_one_dies(tmp_path, victim):
-    started = start(tmp_path, 2, LONG)
-    wait_for(tmp_path, "checkpoints/latest/[0-9]*")
-    started[victim].kill()
-    began = time.monotonic()
-    code, _, err = finish(started)[1 - victim]
-    assert time.monotonic() - began < processes.SILENCE + 10
-    assert code != 0
-    assert "another process of the run has ended" in err or "another task died" in err
+def test_the_other_ends_when_one_dies(killed, victim):
+    _, (survivor, seconds) = killed[victim]
+    assert seconds < processes.SILENCE + 10
+    assert survivor.code != 0
+    assert re.search("another process of the run has ended|another task died", survivor.err)
 
 
-def test_a_killed_run_of_two_goes_on_to_the_same_results(tmp_path):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    changes = LONG | {"total_epochs": 8}
-    run(straight, 2, changes)
-    started = start(killed, 2, changes)
-    wait_for(killed, "checkpoints/latest/[0-9]*")
-    for process in started:
-        process.kill()
-    finish(started)
-    assert not (killed / "summary.json").exists()
-    found = run(killed, 2, changes)
-    assert "resumed after step" in found[0][1]
-    assert results(killed) == results(straight)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"seed": 1}, "have another config"),
-        ({"without_dataset": True}, "no dataset here"),
-    ],
-)
-def test_processes_that_disagree_all_end_before_training(tmp_path, change, words):
-    found = finish(start(tmp_path / "run", 2, [{}, change]))
-    for code, _, err in found:
-        assert code == 2, err
-        assert words in err and "Traceback" not in err
-    assert not (tmp_path / "run" / "checkpoints").exists()
+def test_interrupted_runs_of_two_resume_to_the_same_results(stopped, killed, tmp_path):
+    straight, interrupted = tmp_path, [stopped[0], killed[0][0], killed[1][0]]
+    assert not any((workdir / "summary.json").exists() for workdir in interrupted)
+    ended = train_together([[workdir, LONG] for workdir in (straight, *interrupted)], 2)
+    for workdir, job in zip(interrupted, ended[1:], strict=True):
+        assert_trained(job)
+        assert "resumed after step" in job[0].out
+        assert results(workdir) == results(straight)
 
 
 def test_flags_that_are_incomplete_are_named():
     parser = argparse.ArgumentParser()
     processes.add_flags(parser)
-    with pytest.raises(UserError, match="go together"):
+    with pytest.raises(UserError, match="must be given together"):
         processes.start(parser.parse_args(["--num_processes", "2", "--process_id", "0"]))
-    with pytest.raises(UserError, match="go together"):
+    with pytest.raises(UserError, match="must be given together"):
         flags = ["--coordinator", "x:1", "--num_processes", "2", "--process_id", "2"]
         processes.start(parser.parse_args(flags))
 
