@@ -1,6 +1,8 @@
+import jax
 import pytest
 import tiny
 
+from flaxcifar.devices import parallel
 from flaxcifar.inference.trained import Trained
 from flaxcifar.training.loop import train_and_evaluate
 
@@ -9,7 +11,10 @@ from flaxcifar.training.loop import train_and_evaluate
 def workdir(tmp_path_factory):
     """A tiny run that has ended."""
     workdir = tmp_path_factory.mktemp("run")
-    train_and_evaluate(tiny.config(), workdir)
+    # TensorFlow, of the host pipeline, takes seconds to import.
+    config = tiny.config(**{"data.pipeline": "resident"})
+    with parallel.using(jax.devices()[:1]):
+        train_and_evaluate(config, workdir)
     return workdir
 
 

@@ -18,7 +18,8 @@ def test_every_split_counts_each_example_once(workdir, trained):
         found = evaluate(trained, split)
         assert found["single"]["examples"] == count
         if split != "train":
-            assert found["single"] == summary[split]
+            # Eight devices here, one in the run: another order of sums.
+            assert found["single"] == pytest.approx(summary[split], rel=1e-6)
     assert evaluate(trained, "test", "mirror").keys() == {"single", "augmented"}
 
 
