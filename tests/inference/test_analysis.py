@@ -9,7 +9,6 @@ import tiny
 
 from flaxcifar.inference.analysis import read_details
 from flaxcifar.inference.confusion import confusion_matrix
-from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 from flaxcifar.workdir.test_logits import read_test_logits, write_test_logits
 
@@ -33,22 +32,6 @@ def test_a_finished_run_is_analyzed_on_the_test_split(workdir, trained):
         assert tile.label == f"class {test.labels[n]}"
         assert tile.prediction == f"class {predictions[n]}"
         assert tile.right == (not wrong[n])
-
-
-def test_the_logits_kept_of_the_test_are_what_is_shown(workdir, tmp_path):
-    expected = read_details(workdir)
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    logits = np.load(copy / names.TEST_LOGITS)
-    np.save(copy / names.TEST_LOGITS, -logits)
-    labels, found = tiny.dataset().test.labels, read_details(copy)
-    reversed_matrix = confusion_matrix(labels, logits.argmin(axis=1), 4)
-    np.testing.assert_array_equal(found.matrix, reversed_matrix)
-    # Without them, or with those of another step, they are computed.
-    summary = json.loads((copy / names.SUMMARY).read_text())
-    (copy / names.SUMMARY).write_text(json.dumps(summary | {"evaluated_step": 1}))
-    np.testing.assert_array_equal(read_details(copy).matrix, expected.matrix)
-    (copy / names.TEST_LOGITS).unlink()
-    np.testing.assert_array_equal(read_details(copy).matrix, expected.matrix)
 
 
 def test_the_test_split_stays_unseen_while_a_run_is_under_way(workdir, tmp_path):
