@@ -1,13 +1,7 @@
 """A convolution and its gradients in float64, one kernel tap at a time."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-
-# Without LLVM's optimisations programs compile three times as fast.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def pads(size, kernel, stride, padding, dilation):

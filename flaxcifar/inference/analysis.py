@@ -12,7 +12,7 @@ from flaxcifar.inference import pictures
 from flaxcifar.inference.confusion import Calibration, calibration, confusion_matrix, most_confused
 from flaxcifar.inference.evaluate import examples
 from flaxcifar.inference.trained import Trained
-from flaxcifar.models.summary import Row, layer_rows, model_summary, state
+from flaxcifar.models.summary import Row, model_summary
 from flaxcifar.optim.param_groups import FROZEN, assign_groups
 from flaxcifar.workdir import names
 from flaxcifar.workdir.json_files import read_json
@@ -54,7 +54,7 @@ class Details:
       random: images drawn at random, always the same ones.
       augmented: a picture, uint8 [H, W, 4]; see `pictures.augmented_images`.
       filters: a picture, uint8 [H, W, 4], or None; see `pictures.filters`.
-      layers: each with "trained", "frozen" or "partly frozen".
+      layers: see `model_summary`.
       totals: see `model_summary`.
     """
 
@@ -68,7 +68,7 @@ class Details:
     random: Gallery
     augmented: np.ndarray
     filters: np.ndarray | None
-    layers: list[tuple[Row, str]]
+    layers: list[Row]
     totals: dict[str, int]
 
 
@@ -150,13 +150,11 @@ def _predict(trained: Trained, part: Split, indices: np.ndarray) -> np.ndarray:
     return np.concatenate([trained.predict(part.images[chunk]) for chunk in chunks])
 
 
-def _model(trained: Trained) -> tuple[list[tuple[Row, str]], dict[str, int]]:
+def _model(trained: Trained) -> tuple[list[Row], dict[str, int]]:
     """Returns the layers and totals that the run itself printed."""
     params, _ = trained.variables
     marks = [(p, FROZEN if group == FROZEN else 1.0) for p, group in trained.config.param_groups]
     groups = assign_groups(params, marks)
     frozen = {path for path, group in groups.items() if group == FROZEN}
     size = trained.image_size
-    arguments = (trained.network, (size, size, 3), frozen)
-    layers = [(row, state(row, params, frozen)) for row in layer_rows(*arguments)]
-    return layers, model_summary(*arguments)[1]
+    return model_summary(trained.network, (size, size, 3), frozen)

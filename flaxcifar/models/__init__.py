@@ -1,4 +1,4 @@
-"""Networks: one file a family. A new file that registers a function is all a new model needs."""
+"""Networks, one file per family. To add a model, add a file that registers a function."""
 
 from flaxcifar.registry import Registry
 

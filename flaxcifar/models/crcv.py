@@ -1,4 +1,4 @@
-"""Plain sequential CNNs, one for a laptop and one for an accelerator."""
+"""Plain sequential CNNs in two sizes, one for laptops and one for accelerators."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, Dropout, make_head, max_pool
 
-# For each stage the filters of its convolutions; a pool follows every stage but the last.
+# Filters of each stage's convolutions. All stages but the last end with a pool.
 SIZES = {
     "slim": ((24,), (48,), (96, 96), (192,)),
     "heavy": ((64, 64), (128, 128), (256, 256), (512, 512)),
@@ -20,7 +20,7 @@ SIZES = {
 class Stage(nnx.Module):
     """Convolutions with BatchNorm and ReLU, then dropout.
 
-    The pool comes before the last BatchNorm, which then has a quarter of the work.
+    The pool precedes the last BatchNorm, which reduces its work to a quarter.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Stage(nnx.Module):
 
 
 class CNN(nnx.Module):
-    """Stages, the mean over the last map, and the head."""
+    """Stages, global average pooling and the head."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CNN(nnx.Module):
         self.head = make_head(features_in, num_classes, rngs)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
-        """Returns float32 logits [B, classes] of float `images` [B, H, W, C]."""
+        """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = images
         for n in range(1, self.depth + 1):
             x = getattr(self, f"stage{n}")(x, seeds)
@@ -100,8 +100,8 @@ def crcv(
     """A plain CNN of 3 x 3 convolutions.
 
     Args:
-      size: "slim", which a laptop trains, or "heavy".
-      dropout: the rate behind every stage but the first.
+      size: "slim" for laptops, or "heavy".
+      dropout: rate after every stage but the first.
     """
     if size not in SIZES:
         raise UserError(f"crcv has no size {size!r} (there are: {', '.join(SIZES)})")

@@ -1,7 +1,7 @@
-"""The layers that networks are made of, with Keras' defaults.
+"""Layers with Keras' defaults.
 
-Kernels start as Glorot uniform and biases at zero. Parameters and statistics are float32; `dtype`
-is the precision of the computation and of what a layer returns.
+Kernels are initialised Glorot uniform, biases with zeros. Parameters and statistics are float32.
+`dtype` is the dtype of the computation and of the output.
 """
 
 import math
@@ -22,15 +22,15 @@ Linear = partial(nnx.Linear, kernel_init=_glorot_uniform)
 
 
 def make_head(features: int, num_classes: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns the last layer; it computes in its parameters' precision, and so are its logits."""
+    """Returns the output layer, which computes float32 logits [B, num_classes]."""
     return Linear(features, num_classes, dtype=None, rngs=rngs)
 
 
 class Conv(nnx.Conv):
-    """A convolution, with bias and SAME padding unless told otherwise.
+    """A convolution, by default with SAME padding and a bias.
 
-    The bias is added, and its gradient summed, in float32 for every `dtype`: sums of a hundred
-    thousand bfloat16 numbers would be both rough and, on a CPU, slower than the convolution.
+    For every `dtype` the bias is added, and its gradient summed, in float32: sums of 100,000
+    bfloat16 numbers would be inaccurate and, on a CPU, slower than the convolution itself.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Conv(nnx.Conv):
             conv_general_dilated=convolution,
             rngs=rngs,
         )
-        self.adds_bias, self.use_bias = use_bias, False  # not by nnx.Conv
+        self.adds_bias, self.use_bias = use_bias, False  # nnx.Conv must not add it
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = super().__call__(x)
@@ -70,9 +70,9 @@ class Conv(nnx.Conv):
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy, 2015).
 
-    In training the biased mean and variance are those of all devices' examples along `axis_name`,
-    and the running averages keep `momentum` of themselves at every step; all of it in float32 under
-    bfloat16.
+    In training, the biased mean and variance are computed over the examples of all devices along
+    `axis_name`. The running averages decay by `momentum` per step. Everything is float32, also if
+    `dtype` is bfloat16.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BatchNorm(nnx.BatchNorm):
             momentum=momentum,
             epsilon=epsilon,
             use_scale=use_scale,
-            # Else NNX would round the running averages to the compute precision before using them.
+            # Otherwise NNX would round the running averages to bfloat16 before using them.
             dtype=jnp.promote_types(dtype, jnp.float32),
             axis_name=axis_name,
             rngs=rngs,
@@ -105,35 +105,35 @@ class BatchNorm(nnx.BatchNorm):
 class Dropout(nnx.Module):
     """Sets elements to zero with probability `rate` and scales the others by 1 / (1 - rate).
 
-    Whether an element is dropped is a hash of its example's seed, its position within the example
-    and `salt`, which tells the layers of a network apart. So an example's mask does not depend on
-    where in the batch, or on which device, it stands.
+    The mask is a hash of the example's seed, the element's position within the example, and `salt`,
+    which differs between the layers of a network. So the mask of an example does not depend on its
+    position in the batch or its device.
     """
 
     def __init__(self, rate: float, *, salt: int):
         if not 0 <= rate < 1:
-            raise UserError(f"a dropout rate is {rate}; it must be at least 0 and below 1")
+            raise UserError(f"dropout rate must be at least 0 and below 1, got {rate}")
         self.rate, self.salt = rate, salt
         self.deterministic = False
 
     def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
-        """Returns `x` [B, ...] with elements dropped by uint32 `seeds` [B]; `x` in evaluation."""
+        """Applies dropout to `x` [B, ...] with uint32 `seeds` [B]; returns `x` in evaluation."""
         if self.deterministic or not self.rate:
             return x
         batch, *shape = x.shape
         element = jnp.arange(x.size // batch, dtype=jnp.uint32).reshape(1, *shape)
         example = hashing.combine(seeds, self.salt).reshape(batch, *[1] * len(shape))
         kept = hashing.combine(example, element) >= jnp.uint32(round(self.rate * 2**32))
-        # In bfloat16 the scale itself would be off by up to 0.4 %.
+        # Rounding the scale to bfloat16 would change it by up to 0.4 %.
         scaled = (x.astype(jnp.float32) * (1 / (1 - self.rate))).astype(x.dtype)
         return jnp.where(kept, scaled, 0)
 
 
 def _elementwise(value: Callable, slope: Callable, *constants: float) -> Callable:
-    """Returns an activation, `value(x, *constants)`, with the derivative `slope(x, *constants)`.
+    """Returns the activation `value(x, *constants)` with derivative `slope(x, *constants)`.
 
-    Each direction is one loop over memory, and the backward pass keeps the input alone. It computes
-    in float32 for bfloat16.
+    Each direction is a single loop over memory, and only the input is saved for the backward pass.
+    bfloat16 inputs are computed in float32.
     """
 
     @jax.custom_vjp
@@ -142,7 +142,8 @@ def _elementwise(value: Callable, slope: Callable, *constants: float) -> Callabl
 
     def backward(x, dy):
         numbers = [_wide(x).dtype.type(constant) for constant in constants]
-        # XLA would store whatever both directions compute, broadcast constants included.
+        # Without the barrier XLA would store all values that both directions compute, including
+        # broadcast constants.
         x, dy, *numbers = lax.optimization_barrier((x, dy, *numbers))
         return ((_wide(dy) * slope(_wide(x), *numbers)).astype(x.dtype),)
 
@@ -162,7 +163,7 @@ def _logistic(x, one):
     return one / (one + jnp.exp(-x))
 
 
-# Hendrycks & Gimpel (2016), https://arxiv.org/abs/1606.08415, define both.
+# Both are defined by Hendrycks & Gimpel (2016), https://arxiv.org/abs/1606.08415.
 gelu = _elementwise(
     lambda x, *c: x * _normal(x, *c),
     lambda x, *c: _normal(x, *c) + x * jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5,
@@ -178,15 +179,15 @@ silu = _elementwise(
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """Returns the maxima of 2 x 2 windows of `x` [B, H, W, C]; an odd last row or column is left.
+    """Max-pools 2 x 2 windows of `x` [B, H, W, C] with stride 2; ignores an odd last row or column.
 
-    Where several elements of a window are largest they share the gradient evenly, which frameworks
-    that give it to the first do not; behind a ReLU that makes no difference to parameters, whose
-    gradients pass through zero or through sums over such elements. Both directions are plain loops:
-    a reduction over windows has a select-and-scatter for its gradient, many times slower on a CPU.
+    Tied maxima share the gradient evenly, while other frameworks give it to the first one. After a
+    ReLU this makes no difference to parameters, whose gradients pass through zero or through sums
+    over such elements. Both directions are plain loops. A windowed reduction would have a
+    select-and-scatter as its gradient, which is many times slower on a CPU.
     """
     if min(x.shape[1:3]) < 2:
-        raise ValueError(f"a map of {x.shape[1]} x {x.shape[2]} cannot be pooled")
+        raise ValueError(f"max_pool needs maps of at least 2 x 2, got {x.shape[1]} x {x.shape[2]}")
     a, b, c, d = _corners(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
@@ -202,7 +203,7 @@ def _max_pool_forward(x):
 
 
 def _max_pool_backward(saved, dy):
-    # XLA would keep the corners of the forward pass.
+    # Without the barrier XLA would store the corners of the forward pass.
     x, y, dy = lax.optimization_barrier((*saved, dy))
     batch, height, width, channels = y.shape
     winners = sum((corner == y).astype(jnp.float32) for corner in _corners(x))

@@ -1,4 +1,4 @@
-"""A model as pure functions of flat dicts: what the training step and everything else sees."""
+"""Models as pure functions of parameters and batch statistics, which are flat dicts of arrays."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator
@@ -16,14 +16,16 @@ Arrays = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model without its arrays; hashable, so that it may be a static argument.
+    """A model without its arrays. It is hashable, so it can be a static argument of `jax.jit`.
 
-    Parameters and batch statistics are flat dicts of float32 arrays by path, such as
-    "stage1/conv1/kernel" and "stage1/norm1/mean".
+    Parameters and batch statistics are flat dicts from paths, such as "stage1/conv1/kernel" and
+    "stage1/norm1/mean", to float32 arrays.
 
     Attributes:
-      param_shapes, stat_shapes: (path, shape) pairs.
-      convolution: the backend of its convolutions, one of `ops.BACKENDS`.
+      graphdef: the structure of the model.
+      param_shapes: (path, shape) pairs of the parameters.
+      stat_shapes: (path, shape) pairs of the batch statistics.
+      convolution: the convolution backend, one of `ops.BACKENDS`.
     """
 
     graphdef: nnx.GraphDef
@@ -35,22 +37,30 @@ class Network:
     def create(
         cls, build: Callable[[nnx.Rngs], nnx.Module], convolution: str = "xla"
     ) -> tuple["Network", Callable[[int], tuple[Arrays, Arrays]]]:
-        """Returns the network of the model that `build` makes, and its initialisation.
+        """Returns the network of a model and its initialiser.
 
-        That is a function of a seed that returns parameters and statistics.
+        Args:
+          build: builds the model.
+          convolution: the convolution backend, one of `ops.BACKENDS`.
+
+        Returns:
+          The network, and a function from a seed to (parameters, batch statistics).
         """
         graphdef, *arrays = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
         shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
-        # Compiled: layer by layer, initialisation takes several times as long.
+        # Uncompiled, layer by layer, initialisation takes several times as long.
         init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
         return cls(graphdef, *shapes, convolution), lambda seed: init(prng.key(seed))
 
     def fitted(
         self, params: Arrays, batch_stats: Arrays, sample: Callable[[], np.ndarray]
     ) -> Arrays:
-        """Returns the parameters after the model's `fit_to`, if it has one, has seen some images.
+        """Returns the parameters after data-dependent initialisation, `fit_to`, if there is any.
 
-        `sample` returns them, float32 [N, H, W, C], normalised.
+        Args:
+          params: the parameters.
+          batch_stats: the batch statistics.
+          sample: returns normalised training images, float32 [N, H, W, C].
         """
         model = self.module(params, batch_stats)
         if not hasattr(model, "fit_to"):
@@ -59,7 +69,7 @@ class Network:
         return _split(model)[1]
 
     def abstract(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
-        """Returns the shapes and types of the parameters and of the statistics."""
+        """Returns the shapes and dtypes of the parameters and of the batch statistics."""
 
         def structs(shapes):
             return {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes}
@@ -67,7 +77,7 @@ class Network:
         return structs(self.param_shapes), structs(self.stat_shapes)
 
     def module(self, params: Arrays, batch_stats: Arrays) -> nnx.Module:
-        """Returns the model with these arrays; they may also be shapes or tracers."""
+        """Returns the model with these arrays, which may also be tracers or ShapeDtypeStructs."""
         return nnx.merge(self.graphdef, _nested(params), _nested(batch_stats), copy=True)
 
     def apply(
@@ -80,13 +90,15 @@ class Network:
         train: bool,
         frozen: Collection[str] = frozenset(),
     ) -> tuple[jax.Array, Arrays]:
-        """Returns the logits, float32 [B, classes], and the statistics after this batch.
+        """Returns the logits, float32 [B, classes], and the updated batch statistics.
 
         Args:
-          images: float [B, H, W, C], normalised.
-          seeds: uint32 [B], one for each example, of the dropout; unused in evaluation.
-          train: normalise by the batch, update the running averages and drop out.
-          frozen: paths of parameters. A module all of whose parameters are among them stays in
+          params: the parameters.
+          batch_stats: the batch statistics.
+          images: normalised images, float [B, H, W, C].
+          seeds: the dropout seed of each example, uint32 [B]; unused in evaluation.
+          train: normalise by the batch, update the running averages and apply dropout.
+          frozen: paths of frozen parameters. A module whose parameters are all frozen stays in
             evaluation mode: it uses and keeps its running averages, and its dropout is off.
         """
         model = self.module(params, batch_stats)
@@ -99,7 +111,7 @@ class Network:
 
 
 def frozen_modules(model: nnx.Module, frozen: Collection[str]) -> Iterator[tuple[str, nnx.Module]]:
-    """Yields (path, module) for the modules that have parameters, all of them in `frozen`."""
+    """Yields (path, module) of all modules whose parameters, at least one, are all in `frozen`."""
     paths = list(_split(model)[1])
     for parts, module in nnx.iter_modules(model):
         prefix = "".join(f"{part}/" for part in parts)

@@ -1,7 +1,7 @@
-"""A random number generator for initial parameters that is quick to compile.
+"""A PRNG for parameter initialisation that compiles quickly.
 
-JAX's default generator takes ten seconds of compilation for the parameters of a VGG16, this one a
-second. Like it, and unlike the hardware's, it gives the same numbers on every platform.
+Initialising a VGG16 takes 10 seconds to compile with JAX's default PRNG, and 1 second with this
+one. Like the default PRNG, and unlike hardware PRNGs, it yields the same numbers on every platform.
 """
 
 import math
@@ -12,7 +12,7 @@ from jax.extend.random import define_prng_impl
 
 from flaxcifar.ops import hashing
 
-# One for each use of a key, so that they never meet.
+# Separate the streams of the three uses of a key.
 _SPLIT, _FOLD_IN, _BITS = 1, 2, 3
 
 
@@ -31,7 +31,7 @@ def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
 
 def _bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     if bit_width != 32:
-        raise NotImplementedError(f"random bits of width {bit_width}; there are only 32")
+        raise NotImplementedError(f"random bits must have width 32, got width {bit_width}")
     count = jnp.arange(math.prod(shape), dtype=jnp.uint32)
     return hashing.combine(_BITS, key, count).reshape(shape)
 

@@ -1,4 +1,4 @@
-"""A wide residual network with dropout behind its stem (after He et al., 2016)."""
+"""A wide residual network with dropout after its stem (based on He et al., 2016)."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ class Stem(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Two convolutions beside a shortcut that is a convolution too, whatever the shapes."""
+    """Two convolutions and a shortcut that is always a convolution, even for equal shapes."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks of one width, the first of which has the stride."""
+    """Blocks of the same width. The first one has the stride."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Stage(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """A stem, stages each at half the resolution of the one before, and the head."""
+    """A stem, stages that each halve the resolution (but the first), and the head."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class ResNet(nnx.Module):
         self.head = make_head(features_in, num_classes, rngs)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
-        """Returns float32 logits [B, classes] of float `images` [B, H, W, C]."""
+        """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = self.stem(images, seeds)
         for n in range(1, self.depth + 1):
             x = getattr(self, f"stage{n}")(x)
@@ -128,7 +128,7 @@ def resnet(
     """The network of github.com/iamssr02/CIFAR-100-Classification-using-Custom-Model.
 
     Args:
-      widths: the filters of each stage of two blocks; the stem has as many as the first.
-      dropout: the rate behind the stem.
+      widths: filters of each stage of two blocks. The stem has as many as the first stage.
+      dropout: rate after the stem.
     """
     return ResNet(num_classes, image_shape[-1], widths, dropout, dtype, axis_name, rngs)

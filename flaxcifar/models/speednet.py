@@ -1,6 +1,6 @@
 """The network of the CIFAR speed records: patch whitening, identity initialisation, scaled logits.
 
-After Page (2018), tysam-code/hlb-CIFAR10 and airbench (Jordan, https://arxiv.org/abs/2404.00498).
+Based on Page (2018), tysam-code/hlb-CIFAR10 and airbench (Jordan, https://arxiv.org/abs/2404.00498).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +15,17 @@ from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, gelu, max_pool, silu
 
 ACTIVATIONS = {"gelu": gelu, "silu": silu}
-# Added to the variances that the whitening divides by, for images of deviation 1.
-_WHITENING_EPSILON = 5e-4
+_WHITENING_EPSILON = 5e-4  # added to the variances of patches of normalised images
 _WHITENING_IMAGES = 5000
 
 Activation = Callable[[jax.Array], jax.Array]
 
 
 def dirac(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Returns a kernel [H, W, I, O] whose first I filters copy their input channel.
+    """Initialises a kernel [H, W, I, O] whose first I filters copy their input channel.
 
-    The others are uniform within +-1 / sqrt(H * W * I), PyTorch's default, and so are all of them
-    where the kernel has no centre.
+    The other filters are uniform within +-1 / sqrt(H * W * I), PyTorch's default. If H or W is
+    even, the kernel has no centre, and all filters are uniform.
     """
     height, width, features_in, features = shape
     bound = (height * width * features_in) ** -0.5
@@ -40,16 +39,20 @@ def dirac(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array
 
 
 def unit_deviation(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Returns a uniform kernel of mean about 0 and standard deviation 1."""
+    """Initialises a uniform kernel with mean about 0 and standard deviation 1."""
     kernel = jax.random.uniform(key, shape, dtype, -1, 1)
     return kernel / jnp.std(kernel)
 
 
 def whitening_kernel(images: np.ndarray, size: int) -> np.ndarray:
-    """Returns filters [size, size, C, 2 * size * size * C] that decorrelate patches of the images.
+    """Returns filters [size, size, C, 2 * size * size * C] that decorrelate patches of images.
 
-    They are the eigenvectors of the patches' second moments, largest first, divided by the roots of
-    their eigenvalues, and the negatives of these. `images` is float32 [N, H, W, C], normalised.
+    They are the eigenvectors of the patches' second moments, largest first, divided by the square
+    roots of their eigenvalues, followed by their negatives.
+
+    Args:
+      images: normalised images, float32 [N, H, W, C].
+      size: height and width of the patches.
     """
     patches = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
     patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * images.shape[-1])
@@ -61,9 +64,9 @@ def whitening_kernel(images: np.ndarray, size: int) -> np.ndarray:
 
 
 class Stage(nnx.Module):
-    """Convolutions, each with BatchNorm and activation; a pool follows the first of them.
+    """Convolutions, each with BatchNorm and activation. A pool follows the first convolution.
 
-    The third and further ones are added to their input.
+    The third and later convolutions are residual.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Stage(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
             )
-            # The scale would only double what the next convolution's kernel can do.
+            # A scale would be largely redundant with the kernel of the next convolution.
             norm = BatchNorm(
                 features,
                 momentum=norm_momentum,
@@ -112,7 +115,7 @@ class Stage(nnx.Module):
 
 
 class SpeedNet(nnx.Module):
-    """A whitening convolution, stages, the maximum over the last map, and the head."""
+    """A whitening convolution, stages, global max pooling and the head."""
 
     def __init__(
         self,
@@ -131,7 +134,9 @@ class SpeedNet(nnx.Module):
         *size, channels = image_shape
         least = 2 ** len(widths) + whitening_size - 1
         if min(size) < least:
-            raise UserError(f"speednet of {len(widths)} stages needs images of {least} x {least}")
+            raise UserError(
+                f"speednet with {len(widths)} stages needs images of at least {least} x {least}"
+            )
         self.activation, self.logit_scale = activation, logit_scale
         self.depth = len(widths)
         features = 2 * channels * whitening_size**2
@@ -152,12 +157,12 @@ class SpeedNet(nnx.Module):
         )
 
     def fit_to(self, images: np.ndarray) -> None:
-        """Takes the whitening from training images, float32 [N, H, W, C], normalised."""
+        """Sets the whitening kernel from normalised training images, float32 [N, H, W, C]."""
         kernel = whitening_kernel(images[:_WHITENING_IMAGES], self.whiten.kernel_size[0])
         self.whiten.kernel[...] = jnp.asarray(kernel)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
-        """Returns float32 logits [B, classes] of float `images` [B, H, W, C]."""
+        """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = self.activation(self.whiten(images))
         for n in range(1, self.depth + 1):
             x = getattr(self, f"stage{n}")(x)
@@ -183,15 +188,17 @@ def speednet(
     """A small network that learns in a few epochs.
 
     Args:
-      widths: the filters of each stage; a stage halves the resolution.
-      depth: convolutions in a stage; the third and further ones are residual.
+      widths: filters of each stage. Each stage halves the resolution.
+      depth: convolutions per stage. The third and later ones are residual.
       whitening_size: height and width of the patches that the first layer decorrelates.
       activation: "gelu" or "silu".
-      logit_scale: multiplies the logits.
-      norm_momentum: what BatchNorm's running averages keep of themselves at every step.
+      logit_scale: factor of the logits.
+      norm_momentum: decay of BatchNorm's running averages per step.
     """
     if activation not in ACTIVATIONS:
-        raise UserError(f"speednet has no {activation!r} (there are: {', '.join(ACTIVATIONS)})")
+        raise UserError(
+            f"speednet has no activation {activation!r} (there are: {', '.join(ACTIVATIONS)})"
+        )
     return SpeedNet(
         num_classes,
         image_shape,

@@ -1,8 +1,8 @@
-"""What a network is made of: layers, output shapes, parameters, FLOPs, trained or frozen."""
+"""Summary of a network: layers, output shapes, parameters, FLOPs, trained or frozen."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,16 +15,17 @@ from flaxcifar.models.network import Network, frozen_modules
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer, in the order of the computation.
+    """A layer of a network.
 
     Attributes:
-      path: as in the parameters' paths.
-      kind: what it is, in words.
-      shape: of its output for one image.
-      parameters: numbers in its parameters and statistics.
-      flops: of one image forward, two for each multiplication and addition; 0 for what is neither
-        convolution nor dense.
-      frozen: whether it stays in evaluation mode while the network trains.
+      path: path of the layer, a prefix of its parameters' paths.
+      kind: description such as "Conv 3 x 3".
+      shape: output shape for one image.
+      parameters: number of parameters and batch statistics.
+      flops: forward FLOPs for one image, two per multiply-add; 0 except for convolutions and dense
+        layers.
+      state: "trained", "frozen" (stays in evaluation mode), "partly frozen", or "" for a trained
+        layer without parameters.
     """
 
     path: str
@@ -32,21 +33,23 @@ class Row:
     shape: tuple[int, ...]
     parameters: int
     flops: int
-    frozen: bool
+    state: str
 
 
 def layer_rows(
     network: Network, image_shape: tuple[int, int, int], frozen: Collection[str] = frozenset()
 ) -> list[Row]:
-    """Returns a row for each layer by tracing the network; nothing is computed."""
+    """Returns the layers in the order of computation. Traces the network, computes nothing."""
     rows = []
+    params, batch_stats = network.abstract()
 
     def recorded(path: str, layer: nnx.Module, still: bool) -> Callable[..., jax.Array]:
         def call(*args):
             output = layer(*args)
             shape = output.shape[1:]
             size = sum(x.size for x in jax.tree.leaves(nnx.state(layer)))
-            rows.append(Row(path, _kind(layer), shape, size, _flops(layer, shape), still))
+            state = "frozen" if still else _state(path, params, frozen)
+            rows.append(Row(path, _kind(layer), shape, size, _flops(layer, shape), state))
             return output
 
         return call
@@ -63,33 +66,34 @@ def layer_rows(
                 continue
             above = ["/".join(map(str, path[:n])) for n in range(len(path) + 1)]
             call = recorded(above[-1], module, not blocks.isdisjoint(above))
-            # On the instance's parent: a call of the instance would be looked up on its type.
+            # Replaces the attribute of the parent, because Python looks up `__call__` on the type.
             setattr(modules.get(path[:-1], model), path[-1], call)
         return model(images, None)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jax.eval_shape(trace, *network.abstract(), images)
+    jax.eval_shape(trace, params, batch_stats, images)
     return rows
 
 
 def model_summary(
     network: Network, image_shape: tuple[int, int, int], frozen: Collection[str] = frozenset()
-) -> tuple[console.Table, dict[str, int]]:
-    """Returns a table of the layers, and the totals.
+) -> tuple[list[Row], dict[str, int]]:
+    """Returns the layers and their totals.
 
     Args:
+      network: the network.
       image_shape: (H, W, C).
-      frozen: paths of the parameters that do not train.
+      frozen: paths of the frozen parameters.
 
     Returns:
-      A renderable of rich, and a dict with `total` (parameters and statistics), `trained`, `frozen`
+      The layers, and a dict with `total` (parameters and batch statistics), `trained` and `frozen`
       (parameters), `statistics`, `flops_per_image` (forward) and `training_flops_per_image`
-      (forward, and backward as far as it is computed).
+      (forward, and those gradients that are computed).
     """
     rows = layer_rows(network, image_shape, frozen)
     params, batch_stats = network.abstract()
     sizes = {path: math.prod(value.shape) for path, value in params.items()}
-    totals = {
+    return rows, {
         "total": sum(row.parameters for row in rows),
         "trained": sum(size for path, size in sizes.items() if path not in frozen),
         "frozen": sum(size for path, size in sizes.items() if path in frozen),
@@ -97,6 +101,10 @@ def model_summary(
         "flops_per_image": sum(row.flops for row in rows),
         "training_flops_per_image": _training_flops(rows, frozen),
     }
+
+
+def summary_table(rows: Sequence[Row], totals: Mapping[str, int]) -> console.Table:
+    """Returns the result of `model_summary` as a table for `console.show`."""
     cells = [
         (
             row.path,
@@ -104,7 +112,7 @@ def model_summary(
             " x ".join(map(str, row.shape)),
             f"{row.parameters:,}" if row.parameters else "",
             _mega(row.flops) if row.flops else "",
-            state(row, sizes, frozen),
+            row.state,
         )
         for row in rows
     ]
@@ -117,28 +125,27 @@ def model_summary(
         f"{totals['trained']:,} trained, {totals['frozen']:,} frozen",
     )
     headings = ("layer", "kind", "output", "parameters", "MFLOPs", "")
-    table = console.table("Model", headings, cells, justify="lllrrl", footers=footers)
-    return table, totals
+    return console.table("Model", headings, cells, justify="lllrrl", footers=footers)
 
 
 def _training_flops(rows: Sequence[Row], frozen: Collection[str]) -> int:
-    """Counts each layer forward, for its kernel's gradient, and for its input's where one below it
-    trains: each of the three is as many operations."""
+    """Returns the FLOPs of a training step for one image.
+
+    A layer's forward pass, kernel gradient and input gradient cost the same. The kernel gradient is
+    computed if the kernel trains, the input gradient if an earlier layer trains.
+    """
     total, below = 0, False
     for row in rows:
         trains = row.flops > 0 and f"{row.path}/kernel" not in frozen
         total += row.flops * (1 + trains + below)
-        # What has no FLOPs here, a BatchNorm say, may train, too.
-        below = below or (row.parameters > 0 and not row.frozen)
+        # Layers without FLOPs, such as BatchNorm, may train as well.
+        below = below or (row.parameters > 0 and row.state != "frozen")
     return total
 
 
-def state(row: Row, paths: Collection[str], frozen: Collection[str]) -> str:
-    """Returns "trained", "frozen", "partly frozen" or, of a layer without parameters, ""."""
-    if row.frozen:
-        return "frozen"
-    own = [path for path in paths if path.startswith(f"{row.path}/")]
-    return "partly frozen" if any(path in frozen for path in own) else "trained" if own else ""
+def _state(path: str, params: Collection[str], frozen: Collection[str]) -> str:
+    own = [name for name in params if name.startswith(f"{path}/")]
+    return "partly frozen" if any(name in frozen for name in own) else "trained" if own else ""
 
 
 def _mega(flops: int) -> str:

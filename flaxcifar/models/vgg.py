@@ -10,7 +10,7 @@ from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Linear, make_head, max_pool
 
-# For each stage its width in units of the first's, and the dropout after each convolution.
+# For each stage: width relative to the first stage, and the dropout rate after each convolution.
 STAGES = (
     (1, (0.3, 0.0)),
     (2, (0.4, 0.0)),
@@ -21,7 +21,7 @@ STAGES = (
 
 
 class Stage(nnx.Module):
-    """Convolutions, each with ReLU, BatchNorm and dropout, and a pool with dropout behind it."""
+    """Convolutions, each with ReLU, BatchNorm and dropout, then a pool with dropout."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class VGG(nnx.Module):
     ):
         height, breadth, features_in = image_shape
         if min(height, breadth) < 32:
-            raise UserError(f"vgg16 needs images of at least 32 x 32, not {height} x {breadth}")
+            raise UserError(f"vgg16 needs images of at least 32 x 32, got {height} x {breadth}")
         for n, (factor, rates) in enumerate(STAGES, 1):
             rates = [rate * dropout for rate in rates]
             pool_rate = 0.5 * dropout if n == len(STAGES) else 0.0
@@ -101,7 +101,7 @@ class VGG(nnx.Module):
         self.head = make_head(8 * width, num_classes, rngs)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
-        """Returns float32 logits [B, classes] of float `images` [B, H, W, C]."""
+        """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = images
         for n in range(1, len(STAGES) + 1):
             x = getattr(self, f"stage{n}")(x, seeds)
@@ -122,7 +122,7 @@ def vgg16(
     """The network of github.com/geifmany/cifar-vgg: convolution, ReLU, BatchNorm, dropout.
 
     Args:
-      width: filters of the first stage; the others and the dense layer have 2 to 8 times as many.
-      dropout: multiplies the rates, which are 0.3 to 0.5; 0 turns dropout off.
+      width: filters of the first stage. The others and the dense layer have 2 to 8 times as many.
+      dropout: factor of the dropout rates, which are 0.3 to 0.5; 0 disables dropout.
     """
     return VGG(num_classes, image_shape, width, dropout, dtype, axis_name, rngs)

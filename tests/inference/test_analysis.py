@@ -48,7 +48,7 @@ def test_the_test_split_stays_unseen_while_a_run_is_under_way(workdir, tmp_path)
 
 def test_the_layers_say_what_was_trained(workdir):
     found = read_details(workdir)
-    assert {kind for row, kind in found.layers if row.parameters} == {"trained"}
+    assert {row.state for row in found.layers if row.parameters} == {"trained"}
     assert found.totals["trained"] == sum(x.size for x in read_best(workdir)[0]["params"].values())
 
 

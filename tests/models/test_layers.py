@@ -1,3 +1,5 @@
+"""Layers: initialisation, BatchNorm, dropout, activations, pooling."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_dropout_drops_its_share_of_every_example_and_every_element(rate):
 
 
 def correlation(a, b):
-    """Of two boolean arrays, in standard deviations of independent ones."""
+    """Returns the correlation of boolean arrays in standard deviations of independent ones."""
     return np.corrcoef(a.ravel(), b.ravel())[0, 1] * np.sqrt(a.size)
 
 
@@ -119,13 +121,13 @@ def test_dropout_masks_are_independent():
 
 @settings(deadline=None, max_examples=20)
 @given(order=st.permutations(range(8)))
-def test_an_example_has_its_mask_wherever_it_stands(order):
+def test_the_mask_of_an_example_does_not_depend_on_its_position(order):
     seeds = np.array([7, 7 + 2**31, 1, 2, 3, 4, 5, 6], np.uint32)
     assert np.array_equal(kept(0.5, seeds[order], (5, 3)), kept(0.5, seeds, (5, 3))[order])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dropout_scales_what_it_keeps(dtype):
+def test_dropout_scales_kept_elements(dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 32)), dtype)
     layer = Dropout(0.3, salt=0)
     y = layer(x, jnp.arange(8, dtype=jnp.uint32))
@@ -168,7 +170,7 @@ def test_activations_and_their_gradients_equal_float64(ours, exact, dtype, toler
 
 
 @pytest.mark.parametrize("activation", [gelu, silu])
-def test_the_backward_pass_of_an_activation_keeps_its_input_alone(activation):
+def test_activations_save_only_their_input(activation):
     x = jnp.ones((4, 4), jnp.bfloat16)
     (kept,) = jax.tree.leaves(jax.vjp(activation, x)[1])
     assert kept.dtype == x.dtype and np.array_equal(kept, x)

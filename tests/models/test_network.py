@@ -1,9 +1,12 @@
+"""Networks as pure functions: parameters, statistics, freezing, dtypes, devices."""
+
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from flax import nnx
 
 from flaxcifar.devices import parallel
@@ -21,11 +24,13 @@ SMALL = {
 }
 
 
-def create(spec, classes=10, shape=SHAPE, dtype=jnp.float32, axis_name=None, seed=0):
-    network, init = Network.create(
-        lambda rngs: MODELS.call(spec, classes, shape, dtype, axis_name, rngs)
-    )
-    return network, *init(seed)
+def make(spec, classes=10, shape=SHAPE, dtype=jnp.float32, axis_name=None):
+    return Network.create(lambda rngs: MODELS.call(spec, classes, shape, dtype, axis_name, rngs))
+
+
+def create(spec, **options):
+    network, _ = make(spec, **options)
+    return network, *quick.arrays(network)
 
 
 @functools.cache
@@ -38,7 +43,7 @@ def batch(size=8, seed=0):
     return images, np.arange(100, 100 + size, dtype=np.uint32)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("train", "frozen"))
+@functools.partial(quick.jit, static_argnums=0, static_argnames=("train", "frozen"))
 def apply(network, params, stats, images, seeds, train=True, frozen=frozenset()):
     return network.apply(params, stats, images, seeds, train=train, frozen=frozen)
 
@@ -55,17 +60,10 @@ def count(arrays):
         (dict(name="resnet"), 100, 46_203_236, 46_179_940),
     ],
 )
-def test_the_originals_have_as_many_parameters(spec, classes, total, trained):
-    # The shapes alone: initialising 46 million numbers would take seconds.
-    abstract = {}
-
-    def shapes():
-        network, *_ = create(spec, classes)
-        abstract["params"], abstract["stats"] = network.param_shapes, network.stat_shapes
-
-    jax.eval_shape(shapes)
-    assert count(abstract["params"]) == trained
-    assert count(abstract["params"]) + count(abstract["stats"]) == total
+def test_parameter_counts_equal_those_of_the_originals(spec, classes, total, trained):
+    network, _ = make(spec, classes)
+    assert count(network.param_shapes) == trained
+    assert count(network.param_shapes) + count(network.stat_shapes) == total
 
 
 def test_layers_have_the_names_that_patterns_and_checkpoints_use():
@@ -79,9 +77,8 @@ def test_layers_have_the_names_that_patterns_and_checkpoints_use():
 
 
 def test_initial_parameters_depend_on_the_seed_alone():
-    _, params, _ = create(SMALL["crcv"], seed=3)
-    _, again, _ = create(SMALL["crcv"], seed=3)
-    _, other, _ = create(SMALL["crcv"], seed=4)
+    _, init = make(SMALL["crcv"])
+    (params, _), (again, _), (other, _) = init(3), init(3), init(4)
     for path, value in params.items():
         assert np.array_equal(value, again[path])
         assert np.array_equal(value, other[path]) != path.endswith("kernel")
@@ -111,7 +108,7 @@ def test_training_updates_every_statistic_and_evaluation_none():
             assert np.array_equal(after[path], stats[path])
 
 
-def test_dropout_follows_the_seeds_and_not_the_place():
+def test_dropout_depends_on_the_seeds_and_not_on_the_position():
     network, params, stats = small("resnet")
     images, seeds = batch()
     logits, _ = apply(network, params, stats, images, seeds)
@@ -133,13 +130,13 @@ def test_a_frozen_block_stays_in_evaluation_mode():
     frozen = paths_under(params, "stage1/", "stage2/norm1/", "stage3/conv1/")
     _, after = apply(network, params, stats, images, seeds, frozen=frozen)
     for path in stats:
-        # Of stage3 only a convolution is frozen: its BatchNorm trains.
+        # Only a convolution of stage3 is frozen, so its BatchNorm trains.
         still = path.startswith(("stage1/", "stage2/norm1/"))
         assert np.array_equal(after[path], stats[path]) == still
 
 
 def stage1_output(frozen, seeds):
-    """What leaves stage 1 of the VGG, seen through the statistics of the next BatchNorm."""
+    """Returns statistics of the BatchNorm after stage 1 of the VGG, which depend on its output."""
     network, params, stats = small("vgg16")
     _, after = apply(network, params, stats, batch()[0], seeds, frozen=frozen)
     return np.asarray(after["stage2/norm1/mean"])
@@ -167,7 +164,7 @@ def test_freezing_everything_is_evaluation():
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
     network, params, stats = create(SMALL[name], dtype=jnp.bfloat16)
-    images, seeds = batch(16)
+    images, seeds = batch()
     text = str(jax.make_jaxpr(lambda p: network.apply(p, stats, images, seeds, train=True))(params))
     convolutions = [line for line in text.splitlines() if "conv_general_dilated[" in line]
     assert convolutions and all(":bf16[" in line for line in convolutions)
@@ -212,7 +209,6 @@ def test_gradients_of_some_parameters_inside_scan_equal_those_step_by_step():
     frozen = frozenset(params) - trained.keys()
     images, seeds = np.stack([batch(4)[0], batch(4, 1)[0]]), np.stack([batch(4)[1]] * 2)
 
-    @jax.jit
     def step(carry, batch):
         trained, stats = carry
 
@@ -225,17 +221,17 @@ def test_gradients_of_some_parameters_inside_scan_equal_those_step_by_step():
         grads, stats = jax.grad(loss_fn, has_aux=True)(trained)
         return ({path: trained[path] - 0.1 * grads[path] for path in trained}, stats), None
 
-    scanned, _ = jax.jit(lambda carry: jax.lax.scan(step, carry, (images, seeds)))((trained, stats))
-    carry = (trained, stats)
+    carry, run = (trained, stats), quick.jit(step)
+    scanned, _ = quick.jit(lambda carry: jax.lax.scan(step, carry, (images, seeds)))(carry)
     for n in range(2):
-        carry, _ = step(carry, (images[n], seeds[n]))
+        carry, _ = run(carry, (images[n], seeds[n]))
     for path in trained:
         assert not np.array_equal(carry[0][path], trained[path])
         np.testing.assert_allclose(scanned[0][path], carry[0][path], rtol=1e-4, atol=1e-6)
 
 
 class Listed(nnx.Module):
-    """Keeps its layers in a list, as a model from elsewhere may."""
+    """A user's model that keeps its layers in a list."""
 
     def __init__(self, rngs):
         self.layers = nnx.List([Conv(3, 4, (3, 3), rngs=rngs)])
@@ -246,7 +242,7 @@ class Listed(nnx.Module):
         return self.head(self.norm(self.layers[0](x)).mean((1, 2)))
 
 
-def test_lists_of_layers_go_by_number():
+def test_lists_of_layers_are_numbered():
     network, init = Network.create(Listed)
     params, stats = init(0)
     assert "layers/0/kernel" in params

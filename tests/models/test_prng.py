@@ -1,3 +1,5 @@
+"""The PRNG for parameter initialisation."""
+
 import jax
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def test_streams_are_independent():
     assert np.abs(correlations).max() < 4 / np.sqrt(20000)
 
 
-def test_the_numbers_stay_as_they_are():
+def test_the_numbers_never_change():
     key = jax.random.fold_in(prng.key(7), 3)
     assert [int(bits) for bits in jax.random.bits(key, (3,))] == [2921100755, 3433142538, 721798189]
 

@@ -1,3 +1,5 @@
+"""speednet: against Keras' layers, whitening, identity initialisation, residual stages."""
+
 import functools
 
 import jax
@@ -5,6 +7,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
+import quick
 from flax import nnx
 
 from flaxcifar.errors import UserError
@@ -15,22 +18,31 @@ from flaxcifar.models.speednet import Stage, dirac, whitening_kernel
 SMALL = dict(name="speednet", widths=(8, 16, 16))
 
 
-def create(spec=SMALL, classes=5, size=32, seed=0):
-    network, init = Network.create(
+def make(spec=SMALL, classes=5, size=32):
+    return Network.create(
         lambda rngs: MODELS.call(spec, classes, (size, size, 3), jnp.float32, None, rngs)
     )
-    return network, *init(seed)
+
+
+def create(spec=SMALL, size=32):
+    network, _ = make(spec, size=size)
+    return network, *quick.arrays(network)
+
+
+@functools.partial(quick.jit, static_argnums=0)
+def evaluate(network, params, stats, images):
+    return network.apply(params, stats, images, None, train=False)[0]
 
 
 def correlated_images(count=64, size=16, seed=0):
-    """Noise whose neighbouring pixels and channels are alike."""
+    """Returns noise with correlated neighbouring pixels and channels."""
     noise = np.random.default_rng(seed).normal(size=(count, size + 1, size + 1, 3))
     smooth = noise[:, 1:, 1:] + 0.8 * noise[:, :-1, 1:] + 0.6 * noise[:, 1:, :-1]
     return (smooth @ np.array([[1, 0.7, 0.5], [0, 1, 0.7], [0, 0, 1]])).astype(np.float32)
 
 
 def keras_speednet(classes, widths, scale):
-    """The network by Keras' own layers, its variables in the order of the paths below."""
+    """Returns the network built of Keras' layers."""
     layers, gelu = keras.layers, functools.partial(keras.activations.gelu, approximate=False)
     images = x = keras.Input((32, 32, 3))
     x = gelu(layers.Conv2D(24, 2, name="whiten")(x))
@@ -59,12 +71,13 @@ def test_logits_equal_those_of_keras():
             layer.set_weights([values[key] for key in order if key in values])
     images = rng.normal(size=(6, 32, 32, 3)).astype(np.float32)
     arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (params, stats))
-    logits, _ = network.apply(*arrays, images, None, train=False)
+    logits = evaluate(network, *arrays, images)
     np.testing.assert_allclose(logits, model(images), rtol=1e-3, atol=1e-4)
 
 
 def test_dirac_filters_copy_their_input_and_the_others_are_small():
-    kernel = dirac(jax.random.key(0), (3, 3, 4, 6), jnp.float32)
+    start = quick.jit(dirac, static_argnums=(1, 2))
+    kernel = start(jax.random.key(0), (3, 3, 4, 6), jnp.float32)
     images = np.random.default_rng(0).normal(size=(2, 5, 5, 4)).astype(np.float32)
     dimensions = ("NHWC", "HWIO", "NHWC")
     out = jax.lax.conv_general_dilated(
@@ -72,7 +85,7 @@ def test_dirac_filters_copy_their_input_and_the_others_are_small():
     )
     np.testing.assert_allclose(out[..., :4], images, rtol=1e-6)
     assert 0 < np.abs(kernel[..., 4:]).max() <= (9 * 4) ** -0.5
-    fewer = dirac(jax.random.key(0), (3, 3, 6, 4), jnp.float32)
+    fewer = start(jax.random.key(0), (3, 3, 6, 4), jnp.float32)
     np.testing.assert_array_equal(fewer[1, 1], np.eye(6, 4))
 
 
@@ -87,7 +100,7 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     np.testing.assert_allclose(moments, np.eye(12), atol=0.02)
 
 
-def test_the_network_takes_its_whitening_from_training_images():
+def test_the_whitening_is_initialised_from_training_images():
     network, params, stats = create(size=16)
     fitted = network.fitted(params, stats, correlated_images)
     assert not np.array_equal(fitted["whiten/kernel"], params["whiten/kernel"])
@@ -98,7 +111,7 @@ def test_the_network_takes_its_whitening_from_training_images():
         np.testing.assert_array_equal(fitted[path], params[path])
 
 
-def test_further_convolutions_are_residual():
+def test_third_and_later_convolutions_are_residual():
     stage = Stage(4, 4, 3, nnx.silu, 0.5, jnp.float32, None, nnx.Rngs(0))
     stage.eval()
     shorter = Stage(4, 4, 2, nnx.silu, 0.5, jnp.float32, None, nnx.Rngs(0))
@@ -111,18 +124,19 @@ def test_further_convolutions_are_residual():
 
 
 def test_the_head_starts_with_deviation_one_and_logits_are_scaled():
-    network, params, stats = create()
+    network, init = make()
+    params, stats = init(0)
     np.testing.assert_allclose(np.std(params["head/kernel"]), 1, rtol=1e-5)
     double, _, _ = create(SMALL | {"logit_scale": 2 / 9})
     images = correlated_images(2, 32)
-    a, b = (n.apply(params, stats, images, None, train=False)[0] for n in (network, double))
+    a, b = (evaluate(n, params, stats, images) for n in (network, double))
     np.testing.assert_allclose(2 * a, b, rtol=1e-5)
 
 
-def test_it_trains_on_smaller_images_too():
+def test_it_accepts_several_image_sizes():
     network, params, stats = create()
     for size in (20, 24, 32):
-        logits, _ = network.apply(params, stats, correlated_images(2, size), None, train=False)
+        logits = evaluate(network, params, stats, correlated_images(2, size))
         assert logits.shape == (2, 5) and np.isfinite(logits).all()
 
 
@@ -130,9 +144,9 @@ def test_it_trains_on_smaller_images_too():
     ("change", "size", "message"),
     [
         ({"activation": "relu"}, 32, "'relu'.*gelu, silu"),
-        ({}, 8, "needs images of 9 x 9"),
+        ({}, 8, "images of at least 9 x 9"),
     ],
 )
-def test_what_does_not_fit_is_one_line(change, size, message):
+def test_bad_arguments_are_refused(change, size, message):
     with pytest.raises(UserError, match=message):
         create(SMALL | change, size=size)

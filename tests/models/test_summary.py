@@ -1,14 +1,15 @@
+"""The summary of a network: layers, parameters, FLOPs, frozen layers."""
+
 import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from rich.console import Console
 
 from flaxcifar.models import MODELS
 from flaxcifar.models.network import Network
-from flaxcifar.models.summary import layer_rows, model_summary
+from flaxcifar.models.summary import layer_rows, model_summary, summary_table
 
 SHAPE = (32, 32, 3)
 SMALL = {
@@ -20,10 +21,11 @@ SMALL = {
 
 @functools.cache
 def create(name, shape=SHAPE):
-    network, init = Network.create(
+    """Returns the network and the shapes of its parameters and statistics."""
+    network, _ = Network.create(
         lambda rngs: MODELS.call(SMALL[name], 100, shape, jnp.float32, "batch", rngs)
     )
-    return network, *init(0)
+    return network, *network.abstract()
 
 
 def rows_by_path(name, frozen=frozenset()):
@@ -47,7 +49,7 @@ def test_rows_have_shapes_parameters_and_flops_by_hand():
 
 def test_rows_follow_the_computation():
     paths = list(rows_by_path("crcv"))
-    # Stage 1 has a dropout of rate 0, which is not worth a row.
+    # The dropout of stage 1 has rate 0 and is left out.
     assert paths[:5] == [
         "stage1/conv1",
         "stage1/norm1",
@@ -58,7 +60,7 @@ def test_rows_follow_the_computation():
     assert paths[-1] == "head" and len(paths) == len(set(paths))
 
 
-def test_training_flops_leave_out_the_gradients_that_nothing_needs():
+def test_training_flops_exclude_unneeded_gradients():
     network, params, _ = create("crcv")
     rows = rows_by_path("crcv")
 
@@ -68,7 +70,7 @@ def test_training_flops_leave_out_the_gradients_that_nothing_needs():
 
     forward = sum(row.flops for row in rows.values())
     first, last = rows["stage1/conv1"].flops, rows["head"].flops
-    # Of the first layer's input none needs the gradient.
+    # The gradient of the images is not computed.
     assert training_flops("") == 3 * forward - first
     assert training_flops("head/") == forward + last
     assert training_flops("stage4/", "head/") == forward + rows["stage4/conv1"].flops + 2 * last
@@ -86,12 +88,13 @@ def test_totals_equal_the_arrays(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_flops_are_those_the_compiler_counts(name):
-    # It leaves out multiplications by the padding, which matter less on large maps, and counts
-    # normalisation, activation and pooling, too.
+    # The compiler excludes multiplications by padding, which matter less on large maps. It includes
+    # normalisation, activation and pooling.
     shape = (128, 128, 3)
     network, params, stats = create(name, shape)
     apply = jax.jit(lambda p, s, x: network.apply(p, s, x, None, train=False)[0])
-    analysis = apply.lower(params, stats, np.zeros((1, *shape), np.float32)).cost_analysis()
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    analysis = apply.lower(params, stats, images).cost_analysis()
     _, totals = model_summary(network, shape)
     assert totals["flops_per_image"] == pytest.approx(analysis["flops"], rel=0.1)
 
@@ -101,14 +104,14 @@ def test_frozen_layers_are_told_from_trained_ones():
     frozen = frozenset(path for path in params if path.startswith("stage1/"))
     frozen |= {"stage2/conv1/kernel"}
     rows = rows_by_path("vgg16", frozen)
-    assert rows["stage1/conv1"].frozen and rows["stage1/dropout1"].frozen
-    assert not rows["stage2/conv1"].frozen and not rows["stage2/dropout1"].frozen
-    table, totals = model_summary(create("vgg16")[0], SHAPE, frozen)
+    assert rows["stage1/conv1"].state == rows["stage1/dropout1"].state == "frozen"
+    assert rows["stage2/conv1"].state == "partly frozen" and rows["stage2/dropout1"].state == ""
+    layers, totals = model_summary(create("vgg16")[0], SHAPE, frozen)
     assert totals["frozen"] == sum(params[path].size for path in frozen)
     assert totals["frozen"] + totals["trained"] + totals["statistics"] == totals["total"]
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(table)
+        console.print(summary_table(layers, totals))
     lines = capture.get().splitlines()
 
     def state(path):

@@ -5,7 +5,8 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from convolution_reference import convolve, error, quick_jit, random_operands
+import quick
+from convolution_reference import convolve, error, random_operands
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def test_random_geometry(kernel, strides, data):
     right = convolve(x, w, dy, strides=strides, padding=padding)
     g = Geometry(strides, padding)
 
-    @quick_jit
+    @quick.jit
     def run(x, w, dy):
         y, pullback = jax.vjp(lambda x, w: convolution(x, w, g), x, w)
         return y, *pullback(dy)

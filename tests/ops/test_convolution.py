@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convolution_reference import convolve, error, quick_jit, random_operands
+import quick
+from convolution_reference import convolve, error, random_operands
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
@@ -53,7 +54,7 @@ HALF = ("winograd 4, odd channels", "map 2x2", "stride 2, asymmetric", "1x1, str
 def test_value_and_gradients(path, case):
     shape, kernel_shape, options = CASES[case]
 
-    @quick_jit
+    @quick.jit
     def run(x, kernel, dy):
         def call(x, kernel):
             return ops.convolution(
@@ -118,7 +119,7 @@ def test_nnx_conv_takes_it(path):
         for function in (ops.convolution, jax.lax.conv_general_dilated)
     ]
     x = np.random.default_rng(1).normal(size=(2, 5, 8, 8, 3)).astype(np.float32)
-    assert error(*(quick_jit(layer)(x) for layer in layers)) < 1e-6
+    assert error(*(quick.jit(layer)(x) for layer in layers)) < 1e-6
 
 
 X, KERNEL, _ = random_operands((16, 8, 8, 16), (3, 3, 16, 16))
@@ -143,7 +144,7 @@ def exact_gradients(n=None, scale=1):
 
 
 def test_scan(path):
-    @quick_jit
+    @quick.jit
     def run(kernel, parts):
         return jax.lax.scan(lambda sum, x: (sum + gradient(kernel, x), None), 0 * kernel, parts)[0]
 
@@ -151,7 +152,7 @@ def test_scan(path):
 
 
 def test_vmap(path):
-    @quick_jit
+    @quick.jit
     def run(kernel, kernels, parts):
         each = jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(kernel, parts)  # gradients per part
         both = jax.vmap(jax.grad(loss, (0, 1)))(kernels, parts)
@@ -187,11 +188,11 @@ def test_shard_map_sums_the_gradient_of_the_kernel(path):
         in_specs=(PartitionSpec(), PartitionSpec("batch")),
         out_specs=PartitionSpec(),
     )
-    assert error(quick_jit(step)(KERNEL, X), exact_gradients()[0]) < 1e-5
+    assert error(quick.jit(step)(KERNEL, X), exact_gradients()[0]) < 1e-5
 
 
 def test_same_result_every_time(path):
-    run = quick_jit(jax.grad(loss, (0, 1)))
+    run = quick.jit(jax.grad(loss, (0, 1)))
     first = run(KERNEL, X)
     for _ in range(3):
         for a, b in zip(first, run(KERNEL, X), strict=True):

@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from convolution_reference import convolve, error, quick_jit, random_operands
+import quick
+from convolution_reference import convolve, error, random_operands
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from flaxcifar.ops.onednn import convolution, load, threads
 TOLERANCE = {"float32": 3e-5, "bfloat16": 8e-3}
 
 
-@functools.partial(quick_jit, static_argnums=3)
+@functools.partial(quick.jit, static_argnums=3)
 def passes(x, kernel, dy, g):
     """Returns the convolution and both gradients."""
     result, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, g), x, kernel)
