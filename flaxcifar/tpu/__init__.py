@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for TPUs, and what the compiled program costs."""
+"""Ahead-of-time compilation for TPUs, and estimates of memory and step time."""

@@ -1,8 +1,8 @@
-"""What a compiled step will need on a TPU: memory, operations, communication, time. All estimates.
+"""Estimates of what a compiled step needs on a TPU: memory, FLOPs, communication and time.
 
-The time is the compiler's: the cycles that it expects of each operation, reading and writing HBM
-included, one after the other, and then the collectives that nothing hides, by `tpu.Slice.seconds`.
-What the compiler gives no figure for (a gather, say) is named and not in it.
+The step time is the sum of the compiler's cycle estimates of all operations, which include HBM
+accesses, plus the collectives that do not overlap with computation (`slices.Slice.seconds`).
+Operations without a compiler estimate, such as gathers, are listed and not included.
 """
 
 from collections import Counter
@@ -14,20 +14,22 @@ from flaxcifar.tpu.hlo import Collective, Program
 from flaxcifar.tpu.slices import Slice
 from flaxcifar.training.step import Recipe
 
-# Shares from which on a finding is worth a line.
+# Shares above which `findings` reports them.
 _MUCH_MEMORY, _MUCH_PADDING, _MUCH_COMMUNICATION, _MUCH_REPEATED = 0.5, 0.25, 0.2, 0.25
 
 Figures = dict[str, Any]
 
 
 def forward_flops(recipe: Recipe, shape: tuple[int, int, int], batch: int) -> float:
-    """Returns the operations of the model's layers for a batch of images (H, W, C)."""
+    """Returns the forward FLOPs of the model's layers for a batch of images (H, W, C)."""
     return batch * model_summary(recipe.network, shape)[1]["flops_per_image"]
 
 
 def training_flops(recipe: Recipe, shape: tuple[int, int, int], batch: int) -> float:
-    """Returns the same forward and backward; where examples are selected, of a step in which the
-    small network trains, too."""
+    """Returns the forward and backward FLOPs of the layers for a batch of images (H, W, C).
+
+    If examples are selected, those of a step that also trains the proxy network.
+    """
 
     def of(network: Any, frozen: frozenset[str]) -> float:
         return model_summary(network, shape, frozen)[1]["training_flops_per_image"]
@@ -41,13 +43,15 @@ def training_flops(recipe: Recipe, shape: tuple[int, int, int], batch: int) -> f
 def figures(
     program: Program, part: Slice, memory: int, flops: float, cost: Mapping[str, float], batch: int
 ) -> Figures:
-    """Returns the figures of one device and one step.
+    """Returns the figures of a step on one chip.
 
     Args:
-      memory: bytes.
-      flops: of the model's layers, on all chips.
+      program: the compiled program.
+      part: the slice.
+      memory: bytes of one chip that the program takes.
+      flops: FLOPs of the model's layers on all chips.
       cost: `compiled.cost_analysis()`.
-      batch: on all chips.
+      batch: global batch size.
     """
     chip, products, collectives = part.chip, program.products(), program.collectives()
     multiplied = sum(product.flops for product in products)
@@ -81,16 +85,16 @@ def figures(
 
 
 def exposed(part: Slice, collectives: Sequence[Collective]) -> float:
-    """Returns the seconds of the collectives that nothing else runs beside."""
+    """Returns the seconds of the collectives that do not overlap with computation."""
     return sum(part.seconds(each.opcode, each.bytes) for each in collectives if not each.overlaps)
 
 
 def scaling(
     part: Slice, on_chip: float, collectives: Sequence[Collective], batch: float
 ) -> list[Figures]:
-    """Returns the step's time on all slices of the generation, `batch` images a chip.
+    """Returns the step time on all slices of the generation, for `batch` images per chip.
 
-    The collectives are those of the slice that was compiled for: none, if that is one chip.
+    Assumes the collectives of the slice that was compiled for. Empty if that is a single chip.
     """
     rows = []
     for other in part.siblings() if part.chips > 1 else ():
@@ -103,7 +107,7 @@ def scaling(
 
 
 def largest_batch(part: Slice, one: Figures, other: Figures) -> int | None:
-    """Returns the batch that a line through two figures' memory fits in; None if it is flat."""
+    """Returns the largest batch that fits, from a line through two figures; None if it is flat."""
     slope = (other["memory_bytes"] - one["memory_bytes"]) / (other["batch"] - one["batch"])
     if slope <= 0:
         return None
@@ -112,31 +116,31 @@ def largest_batch(part: Slice, one: Figures, other: Figures) -> int | None:
 
 
 def findings(found: Figures, part: Slice) -> list[str]:
-    """Returns a line for everything that deserves attention, and what would help."""
+    """Returns a line for each noteworthy figure, with advice."""
     lines, seconds = [], found["estimated_seconds"]
     transfers = found["host_transfers"]
     lines.append(
         f"waits for the host: {', '.join(transfers)}" if transfers else "never waits for the host"
     )
     if found["memory_share"] > _MUCH_MEMORY:
-        lines.append(f"takes {found['memory_share']:.0%} of the memory: a smaller batch takes less")
+        lines.append(f"takes {found['memory_share']:.0%} of the memory: reduce the batch size")
     if found["padding_share"] > _MUCH_PADDING:
         lines.append(
-            f"{found['padding_share']:.0%} of the multiplications are of padding: channels, and "
-            f"in the kernels' gradients images x pixels, are filled up to {part.chip.tile}"
+            f"{found['padding_share']:.0%} of the multiplications are padding: channels, and "
+            f"images x pixels in kernel gradients, are padded to multiples of {part.chip.tile}"
         )
     repeated = 1 - found["model_flops"] / found["compiler_flops"]
     if repeated > _MUCH_REPEATED:
         lines.append(
-            f"{repeated:.0%} of the operations are not of the layers: the optimizer's, which every "
-            "chip repeats, so that more images a chip make them a smaller share"
+            f"{repeated:.0%} of the FLOPs are not the layers', but mostly the optimizer's, which "
+            "every chip repeats: a larger batch per chip reduces their share"
         )
     if seconds["communication"] > _MUCH_COMMUNICATION * seconds["step"]:
         lines.append(
             f"{seconds['communication'] / seconds['step']:.0%} of the estimated time is "
-            "communication: more images a chip, or fewer BatchNorms, would make it less"
+            "communication: a larger batch per chip or fewer BatchNorms would reduce it"
         )
     if found["not_estimated"]:
         words = ", ".join(f"{count} {name}" for name, count in found["not_estimated"].items())
-        lines.append(f"the compiler has no estimate for {words}: their time is not in the figures")
+        lines.append(f"the compiler has no estimate for {words}: their time is not included")
     return lines

@@ -1,4 +1,4 @@
-"""What a compiled TPU program says about itself: its text, as XLA prints it, taken apart."""
+"""Parses the text (HLO) of a compiled TPU program: operations, collectives, cycle estimates."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ _COLLECTIVES = (
     "collective-broadcast", "ragged-all-to-all",
 )  # fmt: skip
 _HOST = ("infeed", "outfeed", "send", "recv")
-# Operations that only name, or begin and end, what others do.
+# Operations without a cost of their own.
 _FREE = (
     "parameter constant tuple get-tuple-element bitcast copy-start copy-done slice-start slice-done"
 ).split()
@@ -26,11 +26,14 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """An instruction of a computation.
 
     Attributes:
-      shape, attributes: as printed, before and after the operation.
-      operands: names.
+      name: its name.
+      shape: the result's shape, as printed.
+      opcode: the operation.
+      operands: names of the operands.
+      attributes: all that is printed after the operands.
     """
 
     name: str
@@ -41,17 +44,17 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Of the result, all parts of a tuple together, without the padding of its layout."""
+        """Bytes of the result, including all parts of a tuple, without padding of the layout."""
         arrays = _ARRAY.findall(self.shape)
         return math.ceil(sum(_item_bytes(kind) * math.prod(_sizes(size)) for kind, size in arrays))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the result's axes, or of its first part's."""
+        """Sizes of the result's axes, or of its first part's."""
         return _sizes(_ARRAY.search(self.shape)[2])
 
     def number(self, key: str) -> int:
-        """Returns a number that the compiler notes under `key`, else 0."""
+        """Returns the number that the compiler stores under `key`, or 0."""
         found = re.search(rf'"{key}":(?:\{{"n":)?"?(\d+)', self.attributes)
         return int(found[1]) if found else 0
 
@@ -61,8 +64,9 @@ class Collective:
     """Communication between devices.
 
     Attributes:
-      bytes: of one device's operands.
-      overlaps: whether it runs beside other operations.
+      opcode: the operation, such as "all-reduce".
+      bytes: size of one device's operands.
+      overlaps: whether it overlaps with other operations.
     """
 
     opcode: str
@@ -72,8 +76,10 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A convolution, or a product of matrices, as the matrix units see it: [rows, depth] by
-    [depth, columns], where the taps of a kernel are part of the depth."""
+    """A convolution or matrix product, as the matrix units compute it.
+
+    It multiplies [rows, depth] with [depth, columns]. A kernel's taps are part of the depth.
+    """
 
     rows: int
     depth: int
@@ -81,11 +87,11 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Two for each multiplication and addition."""
+        """FLOPs, two per multiply-add."""
         return 2 * self.rows * self.depth * self.columns
 
     def padded_flops(self, tile: int) -> int:
-        """Returns the same in whole tiles: `tile` in depth and columns, 8 in rows."""
+        """Returns the FLOPs with depth and columns padded to `tile`, and rows padded to 8."""
         rows, depth, columns = -(-self.rows // 8), -(-self.depth // tile), -(-self.columns // tile)
         return 2 * rows * depth * columns * 8 * tile**2
 
@@ -94,12 +100,17 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: by name, the instructions of each.
-      step: the name of the one that is a single step.
+      computations: the instructions of each computation, by its name.
+      step: the name of the computation of a single step.
     """
 
     def __init__(self, text: str, *, looped: bool):
-        """Reads `compiled.as_text()`; `looped` says that steps are in a loop of the program."""
+        """Parses `compiled.as_text()`.
+
+        Args:
+          text: the text.
+          looped: whether the program runs its steps in a loop.
+        """
         self.computations: dict[str, list[Instruction]] = {}
         current: list[Instruction] = []
         for line in text.splitlines():
@@ -118,9 +129,9 @@ class Program:
             self.step = max(bodies, key=lambda name: len(self.computations[name]))
 
     def scheduled(self, name: str | None = None) -> Iterator[tuple[Instruction, int]]:
-        """Yields what a step runs, one after the other, and how often; of a condition all branches.
+        """Yields the instructions of a step in order, with the number of times each one runs.
 
-        What is fused is one instruction.
+        All branches of a conditional are included. A fusion is one instruction.
         """
         for line in self.computations[name or self.step]:
             yield line, 1
@@ -130,7 +141,7 @@ class Program:
                     yield from ((inner, times * n) for inner, n in self.scheduled(called))
 
     def collectives(self) -> list[Collective]:
-        """Returns the communication of a step."""
+        """Returns the collectives of a step."""
         found = []
         for line, times in self.scheduled():
             opcode = line.opcode.removesuffix("-start")
@@ -140,7 +151,7 @@ class Program:
         return found
 
     def host_transfers(self) -> list[str]:
-        """Returns the operations, anywhere in the program, that wait for the host."""
+        """Returns the operations of the whole program that wait for the host."""
         return [
             f"{line.opcode} {line.name}"
             for lines in self.computations.values()
@@ -149,7 +160,7 @@ class Program:
         ]
 
     def products(self) -> list[Product]:
-        """Returns the products of matrices of a step, those within fusions too."""
+        """Returns the matrix products of a step, including those inside fusions."""
         return [
             product
             for line, times in self.scheduled()
@@ -157,13 +168,13 @@ class Program:
         ]
 
     def cycles(self) -> int:
-        """Returns the compiler's estimate of a step, in cycles, without `not_estimated`."""
+        """Returns the compiler's estimate of a step in cycles, without `not_estimated`."""
         return sum(times * line.number("estimated_cycles") for line, times in self.scheduled())
 
     def not_estimated(self) -> dict[str, int]:
-        """Returns how many operations of a step come without an estimate, by what they do.
+        """Returns the number of operations of a step without an estimate, by name.
 
-        Communication, which `collectives` has, and copies in the background are left out.
+        Excludes collectives and asynchronous copies.
         """
         counts: dict[str, int] = {}
         for line, times in self.scheduled():
@@ -197,7 +208,7 @@ class Program:
 
 def _calls_host(line: Instruction) -> bool:
     target = re.search(r'custom_call_target="[^"]*(callback|host)', line.attributes, re.IGNORECASE)
-    return bool(target) or "S(5)" in line.shape  # the memory of the host
+    return bool(target) or "S(5)" in line.shape  # host memory
 
 
 def _called(line: Instruction) -> list[str]:
@@ -209,12 +220,12 @@ def _called(line: Instruction) -> list[str]:
 
 
 def _closing(text: str) -> int:
-    """Returns where the parenthesis that is open at the start is closed."""
+    """Returns the position of the parenthesis that closes one opened before `text`."""
     depth = 1
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)
         if not depth:
-            return place
+            return position
     return len(text)
 
 
@@ -223,7 +234,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _item_bytes(kind: str) -> float:
-    """Returns the bytes of a number of type "f32", "bf16", "pred", ..."""
+    """Returns the bytes of a number of an HLO type such as "f32", "bf16" or "pred"."""
     if kind in ("pred", "token"):
         return kind == "pred"
     return int(re.search(r"\d+", kind)[0]) / 8

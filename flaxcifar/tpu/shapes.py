@@ -1,4 +1,4 @@
-"""The steps of training on the shapes of arrays alone: to be compiled, not run."""
+"""Training and evaluation steps on abstract shapes, to be compiled without data or devices."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from flaxcifar.training.metrics import Metrics
 from flaxcifar.training.step import create_state, eval_step, train_steps
 from flaxcifar.training.test_time import Views
 
-# Training examples, test examples, classes and superclasses of the datasets whose shape is known.
+# (training examples, test examples, classes, superclasses)
 _SHAPES = {
     "cifar10": (50_000, 10_000, 10, 0),
     "cifar100": (50_000, 10_000, 100, 20),
@@ -29,13 +29,14 @@ _SHAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """A step that is ready to be compiled.
+    """A step that can be lowered and compiled.
 
     Attributes:
       kind: "train" or "eval".
-      batch: images of all chips.
+      batch: global batch size.
       looped: whether the program runs several steps in a loop.
-      flops: of the model's layers, for the whole batch.
+      flops: FLOPs of the model's layers for the whole batch.
+      lower: lowers the step for the devices in use.
     """
 
     kind: str
@@ -46,13 +47,20 @@ class Lowered:
 
 
 def blank(name: str, size: int, classes: int | None, examples: int | None) -> Dataset:
-    """Returns black images in the shape of a dataset; they take no memory.
+    """Returns a dataset of black images that take no memory.
 
-    Raises UserError where the shape is not known, as `classes` and `examples` are None.
+    Args:
+      name: the dataset.
+      size: height and width of the images.
+      classes: number of classes; None if the dataset is known.
+      examples: number of training examples; None if the dataset is known.
+
+    Raises:
+      UserError: the dataset is not known, and `classes` or `examples` is None.
     """
     known = _SHAPES.get(name)
     if known is None and (classes is None or examples is None):
-        raise UserError(f"dataset {name!r} is not looked at: give its --classes and --examples")
+        raise UserError(f"dataset {name!r} is not read: pass its --classes and --examples")
     train, test, labels, groups = known or (examples, examples, classes, 0)
     train, labels, groups = examples or train, classes or labels, 0 if classes else groups
     if min(train, labels) < 1:
@@ -72,7 +80,7 @@ def blank(name: str, size: int, classes: int | None, examples: int | None) -> Da
 
 
 def training(exp: Experiment) -> Lowered:
-    """Returns the steps of one dispatch, on images of their final size."""
+    """Returns the training steps of one dispatch, on images of their final size."""
     config, recipe, train = exp.config, exp.recipe, exp.dataset.train
     start = functools.partial(create_state, recipe, exp.hyperparams)
     state = jax.eval_shape(start, exp.params, exp.batch_stats, exp.proxy)
@@ -90,7 +98,7 @@ def training(exp: Experiment) -> Lowered:
 
 
 def evaluation(exp: Experiment) -> Lowered:
-    """Returns one batch of the evaluation of the test split."""
+    """Returns the evaluation of one batch of the test split."""
     config, recipe, shape = exp.config, exp.recipe, exp.dataset.test.images.shape[1:]
     coarse = exp.dataset.superclass_of
     coarse = None if coarse is None else tuple(coarse.tolist())

@@ -1,7 +1,8 @@
+"""Estimates of a compiled step: figures, scaling, largest batch, findings."""
+
 import pytest
 import tiny
 
-from flaxcifar import data
 from flaxcifar.tpu import estimate
 from flaxcifar.tpu.hlo import Collective, Program
 from flaxcifar.tpu.slices import Slice
@@ -55,25 +56,25 @@ def test_scaling_keeps_the_images_of_a_chip():
     assert shares == sorted(shares, reverse=True)
 
 
-def test_what_runs_beside_other_operations_costs_no_time():
+def test_overlapping_collectives_cost_no_time():
     part = Slice.parse("v5e:2x2")
     collectives = [Collective("all-reduce", 10**9, True), Collective("all-reduce", 1000, False)]
     assert estimate.exposed(part, collectives) == part.seconds("all-reduce", 1000)
 
 
-def test_the_largest_batch_is_on_the_line_through_two():
+def test_the_largest_batch_is_extrapolated_from_two():
     part = Slice.parse("v5e:2x4")
     gib = 2**30
     one, other = ({"batch": n, "memory_bytes": gib + n * gib // 100} for n in (100, 400))
-    assert estimate.largest_batch(part, one, other) == 1496  # of 1500, what divides
+    assert estimate.largest_batch(part, one, other) == 1496  # 1500, rounded to a multiple of 8
     assert estimate.largest_batch(part, one | {"memory_bytes": 10 * gib}, other) is None
 
 
-def test_findings_name_what_is_wrong():
+def test_findings_name_problems():
     found, part = figures(memory=9 << 30)
     wrong = {"host_transfers": ["infeed i"], "compiler_flops": 2e6}
     lines = estimate.findings(found | wrong, part)
-    assert any("50% of the operations" in line for line in lines)
+    assert any("50% of the FLOPs" in line for line in lines)
     assert any("infeed i" in line for line in lines)
     assert any("56% of the memory" in line for line in lines)
     assert any("50% of the multiplications" in line for line in lines)
@@ -86,12 +87,11 @@ def test_findings_name_what_is_wrong():
     assert estimate.findings(calm, part) == ["never waits for the host"]
 
 
-def test_operations_are_those_of_the_layers(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+def test_flops_are_those_of_the_layers():
     recipe = experiment.build(tiny.config()).recipe
     # Two strided convolutions of 8 x 8 images and a dense layer.
     forward = 2 * (4 * 4 * 9 * 3 * 8 + 2 * 2 * 9 * 8 * 16 + 16 * tiny.CLASSES)
     assert estimate.forward_flops(recipe, (8, 8, 3), 10) == 10 * forward
-    # Backward twice as much, but for the gradient of the images.
+    # Backward takes twice as much, except for the gradient of the images.
     backward = 2 * forward - 2 * 4 * 4 * 9 * 3 * 8
     assert estimate.training_flops(recipe, (8, 8, 3), 10) == 10 * (forward + backward)

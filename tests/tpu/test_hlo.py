@@ -1,8 +1,10 @@
+"""Parsing the text of compiled programs."""
+
 import pytest
 
 from flaxcifar.tpu.hlo import Collective, Product, Program
 
-# As XLA prints a program: a loop of steps; a fusion with a convolution, an all-reduce, a condition.
+# A program as printed by XLA: a loop of steps with a fused convolution, all-reduces, a conditional.
 TEXT = """\
 HloModule jit_steps, is_scheduled=true
 
@@ -72,14 +74,14 @@ def test_a_step_is_the_body_of_the_loop_or_the_whole_program(program):
 
 
 def test_collectives_are_those_of_a_step_with_their_bytes(program):
-    # Ten numbers and one; what runs beside other operations is marked.
+    # The first reduces ten numbers and one, the second is asynchronous.
     assert program.collectives() == [
         Collective("all-reduce", 44, overlaps=False),
         Collective("all-reduce", 40, overlaps=True),
     ]
 
 
-def test_products_are_found_within_fusions(program):
+def test_products_inside_fusions_are_found(program):
     assert program.products() == [Product(rows=8 * 4 * 4, depth=3 * 3 * 64, columns=100)]
 
 

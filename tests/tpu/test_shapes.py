@@ -1,3 +1,5 @@
+"""Lowered steps take the arguments of real ones and compute the same."""
+
 import functools
 
 import jax
@@ -5,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 
-from flaxcifar import data
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.tpu import shapes
@@ -15,12 +16,22 @@ from flaxcifar.training.metrics import Metrics
 from flaxcifar.training.step import create_state, train_steps
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """Several devices of a CPU take their turns, by a function that cannot be lowered."""
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """On several CPU devices steps take turns, by a function that cannot be lowered."""
     with parallel.using(jax.devices()[:1]):
         yield
+
+
+@pytest.fixture(scope="module")
+def host(one_device):
+    return experiment.build(tiny.config(steps_per_dispatch=2, test_views="mirror"))
+
+
+@pytest.fixture(scope="module")
+def resident(one_device):
+    settings = tiny.config(**{"steps_per_dispatch": 4, "data.pipeline": "resident"})
+    return experiment.build(settings)
 
 
 def described(tree):
@@ -28,8 +39,8 @@ def described(tree):
 
 
 @pytest.mark.parametrize("pipeline", ["host", "resident"])
-def test_the_lowered_step_takes_what_training_gives(pipeline):
-    exp = experiment.build(tiny.config(**{"steps_per_dispatch": 4, "data.pipeline": pipeline}))
+def test_the_lowered_step_takes_the_arguments_of_training(pipeline, request):
+    exp = request.getfixturevalue(pipeline)
     step = shapes.training(exp)
     assert (step.kind, step.batch, step.looped) == ("train", 16, True)
     state = create_state(exp.recipe, exp.hyperparams, exp.params, exp.batch_stats)
@@ -41,8 +52,8 @@ def test_the_lowered_step_takes_what_training_gives(pipeline):
     assert described(taken) == described(given)
 
 
-def test_the_compiled_step_trains_as_training_does():
-    exp = experiment.build(tiny.config(steps_per_dispatch=2))
+def test_the_compiled_step_computes_the_same_as_training(host):
+    exp = host
     batch = next(dispatch.dispatches(exp, 0, 0))
 
     def train(step):
@@ -58,8 +69,8 @@ def test_the_compiled_step_trains_as_training_does():
     assert int(found[0].step) == 2
 
 
-def test_the_lowered_evaluation_takes_what_evaluation_gives(monkeypatch):
-    exp = experiment.build(tiny.config(test_views="mirror"))
+def test_the_lowered_evaluation_takes_the_arguments_of_evaluation(host, monkeypatch):
+    exp = host
     step = shapes.evaluation(exp)
     given = []
 
@@ -89,7 +100,7 @@ def test_a_blank_dataset_has_the_shape_of_the_real_one_and_takes_no_memory():
     assert len(np.unique(found.train.labels)) == 100
 
 
-def test_another_dataset_needs_its_numbers():
+def test_an_unknown_dataset_needs_classes_and_examples():
     found = shapes.blank("imagenette", 64, 10, 9469)
     assert found.train.images.shape == (9469, 64, 64, 3) and len(found.class_names) == 10
     assert found.superclass_of is None
