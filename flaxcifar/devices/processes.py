@@ -29,7 +29,7 @@ _STARTING, SILENCE, _ENDING = 300, 30, 300
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command line's flags for `start`."""
     group = parser.add_argument_group(
-        "several processes (detected on Slurm, Open MPI and TPU VMs; elsewhere use the flags)"
+        "several processes (detected on Slurm, Open MPI and TPU VMs; else use the flags)"
     )
     group.add_argument("--distributed", action="store_true", help="let JAX detect the cluster")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
