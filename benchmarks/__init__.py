@@ -1,1 +1,1 @@
-"""Side-by-side measurements: every framework trains the same network on the same machine."""
+"""Side-by-side benchmarks: all frameworks train the same network on the same machine."""

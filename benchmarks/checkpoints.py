@@ -1,18 +1,17 @@
-"""What a checkpoint costs the training that goes on while it is written.
+"""Cost of a checkpoint for the training that continues while it is written.
 
     python -m benchmarks.checkpoints --models vgg16
 
-Stretches of steps with a save at their beginning take turns with stretches without one, each long
-enough for the save to be on disk before it ends. A save's cost is what it stops the loop for and
-what the steps beside the disk's part take longer: the median over the pairs of each, summed, which
-one slow step in a stretch does not move.
+Stretches of steps that start with a save alternate with stretches without one. Each is long enough
+for the save to finish. The cost of a save is the time for which it blocks the loop, plus the
+slowdown of the steps while the files are written. Both are medians over the pairs of stretches,
+for each step separately, so that single slow steps do not matter.
 """
 
+import argparse
 import dataclasses
 import functools
-import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.table import Table
 from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
 from benchmarks.processes import run_module
+from benchmarks.worker import answer, use_threads
 from flaxcifar import console
 from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
@@ -34,51 +34,54 @@ _INTERVAL = 30.0  # seconds between two saves
 def main(argv: list[str]) -> None:
     """Measures every model, each in a process of its own."""
     if argv == ["--worker"]:
-        print(json.dumps(work(**json.load(sys.stdin))))
+        answer(work)
         return
     flags = arguments.parser("checkpoints", __doc__, models="vgg16", frameworks="flaxcifar")
     options = arguments.parse(flags, argv)
     if options.frameworks != ["flaxcifar"]:
-        raise UserError("--frameworks: the checkpoints are flaxcifar's")
-    rows = []
-    for model in options.models:
-        job = arguments.job(options, model, "float32")
-        request = {"job": dataclasses.asdict(job), "pairs": 5 * options.rounds}
-        request["seconds"] = options.seconds
-        row = make_row(
-            job, run_module(job, request, "benchmarks.checkpoints", "--worker"), options.quick
-        )
-        records.append(options.output, [row])
-        rows.append(row)
+        raise UserError("--frameworks: only flaxcifar can be measured")
+    rows = records.collect(options.output, ([measure(m, options)] for m in options.models))
     report.publish(table(rows), panels(rows), options.output)
 
 
-def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
-    """Returns the seconds of the save and of each step of the stretches with a save and of those
-    without, in pairs."""
-    import importlib
+def measure(model: str, options: argparse.Namespace) -> Row:
+    """Measures a model in a process of its own and returns its row."""
+    job = arguments.job(options, model, "float32")
+    request = {"job": dataclasses.asdict(job), "pairs": 5 * options.rounds}
+    request["seconds"] = options.seconds
+    found = run_module(job, request, "benchmarks.checkpoints", "--worker")
+    return make_row(job, found, options.quick)
 
+
+def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
+    """Measures pairs of stretches with and without a save.
+
+    Returns:
+      The seconds of the save and of each step, by stretch, and a description of the process.
+    """
+    from benchmarks.peers import flaxcifar_peer
+
+    job = Job(**job)
+    use_threads(job.threads)
+    return _measure_pairs(job, pairs, seconds) | flaxcifar_peer.described()
+
+
+def _measure_pairs(job: Job, pairs: int, seconds: float) -> Row:
     import jax
     import numpy as np
 
     from benchmarks.jobs import recipe
-    from benchmarks.peers.flaxcifar_peer import PACKAGES
-    from benchmarks.worker import use_threads
-    from flaxcifar import ops
     from flaxcifar.devices import parallel
     from flaxcifar.training.experiment import build
-    from flaxcifar.training.metrics import Metrics
-    from flaxcifar.training.step import create_state, train_steps
+    from flaxcifar.training.run_state import start
+    from flaxcifar.training.step import train_steps
     from flaxcifar.workdir.checkpoints import Checkpoints
 
-    job = Job(**job)
-    use_threads(job.threads)
     experiment = build(recipe(job))
     step = functools.partial(train_steps, experiment.recipe)
     compiled = parallel.pmap(step, replicated=5, batch_axis=1, donate=(1,))
-    start = (experiment.params, experiment.batch_stats)
-    state = create_state(experiment.recipe, experiment.hyperparams, *start)
-    state, zero, hyperparams = parallel.replicate((state, Metrics.zero(), experiment.hyperparams))
+    placed = parallel.replicate(start(experiment) | {"hyperparams": experiment.hyperparams})
+    state, zero, hyperparams = placed["state"], placed["metrics"], placed["hyperparams"]
     index = experiment.epoch_batches(0)[:1]
     split = experiment.dataset.train
     batch = {"image": split.images[index], "label": split.labels[index], "index": index}
@@ -113,7 +116,7 @@ def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
                 began = time.perf_counter()
                 checkpoints.wait()
                 if time.perf_counter() - began > 0.05:
-                    raise RuntimeError(f"{steps} steps were too few for a save: raise --seconds")
+                    raise RuntimeError(f"--seconds: a save takes longer than {steps} steps")
         files = [path for path in Path(directory).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files) / len(list(Path(directory).glob("*/*/*")))
     return {
@@ -121,14 +124,11 @@ def work(job: dict[str, Any], pairs: int, seconds: float) -> Row:
         "without": taken[False],
         "steps": steps,
         "megabytes": size / 1e6,
-        "device": jax.devices()[0].device_kind,
-        "convolution": ops.resolve(),
-        "versions": {name: importlib.import_module(name).__version__ for name in PACKAGES},
     }
 
 
 def make_row(job: Job, found: Row, quick: bool) -> Row:
-    """Returns the cost of a save, and its share where there is one every 30 seconds."""
+    """Returns the row of a model: the cost of a save, and its share for one every 30 seconds."""
     pairs = zip(found["with"], found["without"], strict=True)
     costs = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
     stop, *later = (statistics.median(column) for column in zip(*costs, strict=True))
@@ -147,7 +147,7 @@ def make_row(job: Job, found: Row, quick: bool) -> Row:
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns the rows as a table."""
+    """Returns the rows as a rich table."""
     cells = [
         (
             row["model"],
@@ -160,20 +160,20 @@ def table(rows: list[Row]) -> Table:
     ]
     row = rows[0]
     title = (
-        f"What a save costs, {row['device']}, {row['threads']} threads, batch {row['batch']}, "
+        f"Cost of a checkpoint, {row['device']}, {row['threads']} threads, batch {row['batch']}, "
         f"median of {row['n']} pairs"
     )
-    columns = ("model", "MB", "seconds a save", "quartiles", "one every 30 s")
+    columns = ("model", "MB", "s/checkpoint", "quartiles", "one every 30 s")
     return report.make_table(title, columns, cells)
 
 
 def panels(rows: list[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: the cost of a save."""
+    """Returns the bars to plot: the cost of a save."""
     bars = {
         row["model"]: {"save": (row["seconds_per_save"], row["spread"]["q1"], row["spread"]["q3"])}
         for row in rows
     }
-    return {"seconds a save": bars}
+    return {"s/checkpoint": bars}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from benchmarks.processes import WorkerError, write_arrays
 from benchmarks.turns import measure, skip, started
 from flaxcifar import console
 from flaxcifar.cli.command import run_command
-from flaxcifar.errors import UserError
 
 Row = dict[str, Any]
 
@@ -34,18 +34,18 @@ def main(argv: list[str]) -> None:
     )
     flags.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     options = arguments.parse(flags, argv)
-    rows: list[Row] = []
+    rows = records.collect(options.output, measure_all(options))
+    report.publish(table(rows), panels(rows), options.output)
+
+
+def measure_all(options: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yields the rows of each model in each framework."""
     for model in options.models:
         with tempfile.TemporaryDirectory() as directory:
             job = arguments.job(options, model, options.precision)
             template, _ = write_arrays(job, Path(directory))
             for framework in options.frameworks:
-                found = compare(dataclasses.replace(template, framework=framework), options)
-                records.append(options.output, found)
-                rows += found
-    if not rows:
-        raise UserError("nothing was measured")
-    report.publish(table(rows), panels(rows), options.output)
+                yield compare(dataclasses.replace(template, framework=framework), options)
 
 
 def levels(model: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
-from benchmarks.processes import Worker, WorkerError, write_arrays
+from benchmarks.processes import Worker, WorkerError, compilation_cache, write_arrays
 from benchmarks.turns import rounds, skip, started
 from flaxcifar import console
 from flaxcifar.cli.command import run_command
@@ -57,14 +57,8 @@ def main(argv: list[str]) -> None:
     for framework in options.frameworks:
         if Job(framework).family not in LOOPS:
             raise UserError(f"--frameworks: {framework} has no training loop of its own to measure")
-    rows: list[Row] = []
-    for model in options.models:
-        job = arguments.job(options, model, options.precision)
-        found = compare(job, options)
-        records.append(options.output, found)
-        rows += found
-    if not rows:
-        raise UserError("nothing was measured")
+    jobs = (arguments.job(options, model, options.precision) for model in options.models)
+    rows = records.collect(options.output, (compare(job, options) for job in jobs))
     report.publish(table(rows), panels(rows), options.output)
 
 
@@ -75,11 +69,7 @@ def compare(template: Job, options: argparse.Namespace) -> list[Row]:
         template, _ = write_arrays(template, Path(directory))
         jobs = [dataclasses.replace(template, framework=name) for name in options.frameworks]
         # Every run compiles its step; with a cache it does so once.
-        environment = {
-            "JAX_COMPILATION_CACHE_DIR": str(Path(directory) / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        with started(jobs, environment) as workers:
+        with started(jobs, compilation_cache(Path(directory) / "compiled")) as workers:
             described, steps = {}, {}
             for worker in workers:
                 try:

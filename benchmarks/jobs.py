@@ -1,4 +1,4 @@
-"""What a framework is asked to do; nothing here imports a framework."""
+"""Jobs of frameworks in a comparison, and their configs. Imports no framework."""
 
 import dataclasses
 import importlib.util
@@ -11,8 +11,7 @@ from flaxcifar.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
-# The config of each model, what is changed in it, and its modules from the first to the last but
-# the head.
+# For each model: its config, changes to it, and its modules in order, without the head.
 MODELS = {
     "vgg16": ("vgg.py", (), (*(f"stage{n}" for n in range(1, 6)), "dense")),
     "resnet": ("resnet.py", (), ("stem", *(f"stage{n}" for n in range(1, 5)))),
@@ -21,7 +20,7 @@ MODELS = {
     "speednet": ("speed94.py", (), ("whiten", *(f"stage{n}" for n in range(1, 4)))),
 }
 
-# What has to be importable for each framework.
+# Packages that each framework needs.
 REQUIREMENTS = {
     "flaxcifar": ("jax", "flax"),
     "keras-tensorflow": ("keras", "tensorflow"),
@@ -34,14 +33,20 @@ REQUIREMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One framework's part of a comparison, as a worker process gets it.
+    """The part of one framework in a comparison, as sent to its worker process.
 
     Attributes:
-      framework: a key of REQUIREMENTS; flaxcifar's name may go on with the path of its convolutions
-        and with "scan", which runs 4 steps a dispatch: "flaxcifar-onednn", "flaxcifar-jax-scan".
-      frozen: a pattern of the modules that do not train; "" for none.
-      convolution: of flaxcifar where its name says none; "auto" leaves it to flaxcifar.
-      arrays: the .npz that `peers.reference` has written: weights, batch and first loss.
+      framework: a key of REQUIREMENTS. flaxcifar may be followed by a convolution backend, and by
+        "scan" for 4 steps per dispatch: "flaxcifar-onednn", "flaxcifar-jax-scan".
+      model: a key of MODELS.
+      precision: "float32" or "bfloat16".
+      batch: batch size.
+      threads: number of threads.
+      dataset: `data.name`.
+      data_dir: `data.dir`.
+      convolution: backend of flaxcifar if its name has none.
+      frozen: pattern of the frozen modules; "" for none.
+      arrays: the .npz file of `peers.reference`: initial weights and a batch.
     """
 
     framework: str
@@ -57,32 +62,33 @@ class Job:
 
     @property
     def family(self) -> str:
-        """The part of the framework's name that chooses the code: flaxcifar, keras or torch."""
+        """The module that implements the framework: flaxcifar, keras or torch."""
         return self.framework.split("-")[0]
 
     @property
-    def path(self) -> str:
-        """The path of flaxcifar's convolutions; "auto" for the other frameworks."""
+    def backend(self) -> str:
+        """flaxcifar's convolution backend; "auto" for other frameworks."""
         if self.family != "flaxcifar":
             return "auto"
-        paths = [word for word in self.framework.split("-")[1:] if word != "scan"]
-        return paths[0] if paths else self.convolution
+        backends = [word for word in self.framework.split("-")[1:] if word != "scan"]
+        return backends[0] if backends else self.convolution
 
     @property
     def steps_per_dispatch(self) -> int:
-        """The steps that one call runs."""
+        """Training steps per call."""
         return 4 if self.framework.endswith("-scan") else 1
 
     @property
     def dataset_file(self) -> Path:
-        """The .npz with the training and test splits, beside `arrays`."""
+        """The .npz file of the dataset, next to `arrays`."""
         return Path(self.arrays).with_name("dataset.npz")
 
 
 def missing(framework: str) -> str:
-    """Returns the package that a framework lacks here, "" where it has all.
+    """Returns a package that a framework needs and that is not installed, or "".
 
-    Raises UserError for a framework that does not exist.
+    Raises:
+      UserError: the framework is unknown.
     """
     name = "flaxcifar" if framework.split("-")[0] == "flaxcifar" else framework
     if name not in REQUIREMENTS:
@@ -92,16 +98,20 @@ def missing(framework: str) -> str:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a pattern names a path, or a module above it, as in flaxcifar's `param_groups`."""
+    """Returns whether a pattern matches a path or one of its parents, as `param_groups` does."""
     parts = path.split("/")
     return any(re.fullmatch(pattern, "/".join(parts[:n])) for n in range(1, len(parts) + 1))
 
 
 def recipe(job: Job, *changes: str) -> Any:
-    """Returns the config of the job: the model's recipe without augmentation and averaging.
+    """Returns the config of a job: the model's recipe without augmentation and averaging.
 
-    The learning rate is small and constant, so that a thousand steps on one batch stay finite; it
-    changes nothing about a step's cost. `changes` are further "key=value".
+    The learning rate is small and constant, so that the loss stays finite over a thousand steps on
+    one batch. It does not affect the cost of a step.
+
+    Args:
+      job: the job.
+      *changes: further changes as "key=value".
     """
     if job.model not in MODELS:
         raise UserError(f"unknown model {job.model!r} (there are: {', '.join(MODELS)})")
@@ -120,8 +130,8 @@ def recipe(job: Job, *changes: str) -> Any:
         "optimizer.learning_rate=0.001",
         "schedule.name=constant",
     ]
-    if job.path != "auto":
-        settings.append(f"ops.convolution={job.path}")
+    if job.backend != "auto":
+        settings.append(f"ops.convolution={job.backend}")
     if job.frozen:
         settings.append(f"param_groups=(({job.frozen!r}, 'frozen'),)")
     flags = [f"--config.{setting}" for setting in (*settings, *changes)]
@@ -129,12 +139,12 @@ def recipe(job: Job, *changes: str) -> Any:
 
 
 def recipe_without_dropout(job: Job) -> Any:
-    """Returns the config of the job for a loss that does not depend on random numbers."""
+    """Returns the config of a job without dropout, for a deterministic loss."""
     return recipe(job, *(() if job.model == "speednet" else ("model.dropout=0.0",)))
 
 
 def augmentation(job: Job) -> dict[str, float]:
-    """Returns the keywords of the recipe's `affine` augmentation; it is followed by flips."""
+    """Returns the arguments of the recipe's `affine` augmentation, which precedes flips."""
     name = MODELS[job.model][0]
     affine, flip = config.load(ROOT / "configs" / name).augment
     assert affine["name"] == "affine" and flip["name"] == "horizontal_flip"

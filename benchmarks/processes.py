@@ -1,4 +1,4 @@
-"""Worker processes: starting them, asking them, ending them."""
+"""Worker processes and other child processes of benchmarks."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from benchmarks.jobs import ROOT, Job
 from flaxcifar.devices.memory import huge_pages_environment
 from flaxcifar.errors import RunError
 
-# What the libraries read when they are loaded; the others go by the CPUs that they may use.
+# Read by libraries when they are loaded. Others use the number of available CPUs.
 _THREADS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -26,14 +26,18 @@ _THREADS = (
 
 
 class WorkerError(RunError):
-    """A worker's mistake, in one line."""
+    """A child process failed. The message has one line."""
 
 
 class Worker:
-    """A process that holds one framework's network, idle unless it is asked something."""
+    """A process with the network of one framework, which is idle between commands."""
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
-        """Starts the process and waits until the network is built; raises WorkerError."""
+        """Starts the process and waits until the network is built.
+
+        Raises:
+          WorkerError: the network cannot be built.
+        """
         self.job = job
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -52,7 +56,11 @@ class Worker:
             raise
 
     def ask(self, do: str, **keywords: Any) -> dict[str, Any]:
-        """Returns the answer to a command of `benchmarks.worker`; raises WorkerError."""
+        """Returns the answer to a command of `benchmarks.worker`.
+
+        Raises:
+          WorkerError: the command failed or the process died.
+        """
         return self._send({"do": do, **keywords})
 
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -90,16 +98,24 @@ def child_environment(job: Job) -> dict[str, str]:
     if job.framework.startswith("keras-"):
         environment["KERAS_BACKEND"] = job.framework.removeprefix("keras-")
     if job.family == "flaxcifar":
-        environment |= huge_pages_environment()  # as its commands do by themselves
-    # Several processes share the accelerator, if there is one.
+        environment |= huge_pages_environment()  # as its commands do
+    # Several processes may share an accelerator.
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     environment["TF_CPP_MIN_LOG_LEVEL"] = "2"
     return environment
 
 
+def compilation_cache(directory: Path | str) -> dict[str, str]:
+    """Returns environment variables that make JAX cache all compiled programs in a directory."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(directory),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 def last_words(code: int, log: str) -> str:
-    """Returns a line on a process that has failed: the last that it wrote."""
+    """Describes the failure of a process in one line, with the last line of its log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return f"ended with code {code}: {lines[-1] if lines else 'no message'}"
 
@@ -107,10 +123,19 @@ def last_words(code: int, log: str) -> str:
 def run_module(
     job: Job, request: Any, *words: str, environment: Mapping[str, str] | None = None
 ) -> Any:
-    """Returns the JSON that a module prints last, in a new process of the job's environment.
+    """Runs a module in a new process with the environment of a job.
 
-    `words` are the module and its arguments; `request` is JSON on its standard input. Raises
-    WorkerError where the process fails.
+    Args:
+      job: the job.
+      request: sent to standard input as JSON.
+      *words: the module and its arguments.
+      environment: additional environment variables.
+
+    Returns:
+      The last line of its standard output, which is JSON.
+
+    Raises:
+      WorkerError: the process failed.
     """
     done = subprocess.run(
         [sys.executable, "-m", *words],
@@ -126,7 +151,7 @@ def run_module(
 
 
 def write_arrays(job: Job, directory: Path) -> tuple[Job, float]:
-    """Returns the job with the arrays that all frameworks start from, and the first loss."""
+    """Writes the arrays that all frameworks start from; returns the job with them, and its loss."""
     path = directory / "arrays.npz"
     loss = run_module(job, dataclasses.asdict(job), "benchmarks.peers.reference", str(path))
     return dataclasses.replace(job, arrays=str(path)), loss

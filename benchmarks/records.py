@@ -1,4 +1,4 @@
-"""Rows of results: a JSON line each, with all that is needed to judge or repeat it."""
+"""Rows of results: JSON lines with everything needed to judge or repeat a measurement."""
 
 import datetime
 import json
@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import ROOT, Job
+from flaxcifar.errors import UserError
 from flaxcifar.training import provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
-# What one command measures belongs together.
+# Identifies the rows of one command.
 RUN = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def available_cpus() -> int:
-    """Returns how many CPUs this process may use."""
+    """Returns the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -33,9 +34,12 @@ def cpu_name() -> str:
 
 
 def common(benchmark: str, job: Job, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields that every row has.
+    """Returns the fields that all rows have.
 
-    `described` is what the process said of itself: device, convolution and versions.
+    Args:
+      benchmark: name of the benchmark.
+      job: the job.
+      described: device, convolution and versions as reported by the process.
     """
     device = described["device"]
     return {
@@ -54,14 +58,29 @@ def common(benchmark: str, job: Job, described: Mapping[str, Any]) -> dict[str, 
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Returns the extremes and quartiles."""
+    """Returns minimum, quartiles and maximum."""
     quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values
     return {"min": min(values), "q1": quartiles[0], "q3": quartiles[-1], "max": max(values)}
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Adds rows to a file of JSON lines, with the time at which this command began."""
+    """Appends rows to a file of JSON lines, with the time at which this command started."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         for row in rows:
             file.write(json.dumps(row | {"run": RUN}) + "\n")
+
+
+def collect(path: Path, batches: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Appends batches of rows to a file as they are measured, and returns all rows.
+
+    Raises:
+      UserError: there are no rows.
+    """
+    rows = []
+    for batch in batches:
+        append(path, batch)
+        rows += batch
+    if not rows:
+        raise UserError("nothing was measured, because all frameworks failed")
+    return rows

@@ -1,10 +1,10 @@
-"""Scaling: one run on 1 to 8 devices and in 1 to 4 processes of this machine.
+"""Scaling: the same training on 1 to 8 devices and in 1 to 4 processes of this machine.
 
     python -m benchmarks.scaling --models crcv
 
-The devices are fake: parts of one CPU, with all threads together. That tells whether the result is
-the same, what is sent in a step, and what the wrappers around a step cost; it tells nothing of
-speed on more hardware (docs/guides/scaling.md does, on paper).
+The devices are simulated: they share one CPU and its threads. This shows whether the results are
+the same, what a step sends, and what the wrappers of a step cost. It does not show the speed on
+more hardware, which docs/guides/scaling.md estimates.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks import arguments, records, report
 from benchmarks.jobs import ROOT, Job
 from benchmarks.processes import WorkerError, child_environment, last_words, run_module
+from benchmarks.worker import answer, use_threads
 from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
@@ -35,28 +36,26 @@ _STEPS = 6
 
 def main(argv: list[str]) -> None:
     """Measures every model."""
-    if argv[:1] == ["--worker"]:
-        print(json.dumps(work(**json.load(sys.stdin))))
+    if argv == ["--worker"]:
+        answer(work)
         return
     flags = arguments.parser("scaling", __doc__, models="crcv", frameworks="flaxcifar")
     options = arguments.parse(flags, argv)
     if options.frameworks != ["flaxcifar"]:
-        raise UserError("--frameworks: what is scaled is flaxcifar")
-    rows = []
-    for model in options.models:
-        job = arguments.job(options, model, "float32")
-        rows += layouts(job, options) + wrappers(job, options)
-    records.append(options.output, rows)
+        raise UserError("--frameworks: only flaxcifar can be measured")
+    jobs = [arguments.job(options, model, "float32") for model in options.models]
+    batches = (layouts(job, options) + wrappers(job, options) for job in jobs)
+    rows = records.collect(options.output, batches)
     report.publish(table(rows), panels(rows), options.output)
 
 
 def layouts(job: Job, options: argparse.Namespace) -> list[Row]:
-    """Returns a row for each number of processes and devices; all train the same batches."""
+    """Trains on the same batches with each number of processes and devices; returns a row each."""
     rows: list[Row] = []
     for processes, devices in LAYOUTS[:3] if options.quick else LAYOUTS:
         found = run_layout(job, processes, devices)
         if any(one["losses"] != found[0]["losses"] for one in found):
-            raise WorkerError(f"{processes} processes have seen different losses")
+            raise WorkerError(f"{processes} processes computed different losses")
         row = records.common("scaling", job, found[0]) | {
             "processes": processes,
             "devices": processes * devices,
@@ -74,7 +73,7 @@ def layouts(job: Job, options: argparse.Namespace) -> list[Row]:
 
 
 def run_layout(job: Job, processes: int, devices: int) -> list[Row]:
-    """Returns what each of the processes has found."""
+    """Runs the processes of a layout and returns their results."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -102,7 +101,7 @@ def run_layout(job: Job, processes: int, devices: int) -> list[Row]:
 
 
 def wrappers(job: Job, options: argparse.Namespace) -> list[Row]:
-    """Returns a row for each way to wrap a step for one device; they take turns."""
+    """Measures all wrappers of a step on one device in turns; returns a row each."""
     request = {"job": dataclasses.asdict(job), "rounds": options.rounds}
     request["seconds"] = options.seconds
     environment = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
@@ -127,14 +126,10 @@ def wrappers(job: Job, options: argparse.Namespace) -> list[Row]:
 
 
 def work(job: dict[str, Any], **request: Any) -> Row:
-    """What a process does: some steps in a layout, or turns of the wrappers."""
-    import importlib
-
+    """Trains for some steps in a layout, or measures the wrappers; runs in a child process."""
     import jax
 
-    from benchmarks.peers.flaxcifar_peer import PACKAGES
-    from benchmarks.worker import use_threads
-    from flaxcifar import ops
+    from benchmarks.peers import flaxcifar_peer
 
     job = Job(**job)
     use_threads(job.threads)
@@ -146,11 +141,7 @@ def work(job: dict[str, Any], **request: Any) -> Row:
         found = _train(job)
     else:
         found = _time(job, request["rounds"], request["seconds"])
-    return found | {
-        "device": jax.devices()[0].device_kind,
-        "convolution": ops.resolve(),
-        "versions": {name: importlib.import_module(name).__version__ for name in PACKAGES},
-    }
+    return found | flaxcifar_peer.described()
 
 
 def _batches(experiment: Any, own: slice) -> list[dict[str, Any]]:
@@ -163,7 +154,7 @@ def _batches(experiment: Any, own: slice) -> list[dict[str, Any]]:
 
 
 def _train(job: Job) -> Row:
-    """Returns the losses of the first steps, and what the compiled step sends."""
+    """Returns the losses of the first steps, and the collectives of the compiled step."""
     import functools
 
     import jax
@@ -187,7 +178,7 @@ def _train(job: Job) -> Row:
         state, metrics = run(hyperparams, state, zero, {}, np.int32(1), batch)
         metrics = jax.device_get(metrics)
         losses.append(float(metrics.loss / metrics.count))
-    if jax.process_count() > 1:  # its program is that of as many devices in one process
+    if jax.process_count() > 1:  # the same program as with as many devices in one process
         return {"losses": losses, "sent_bytes": None, "collectives": None}
     arguments = (hyperparams, state, zero, {}, np.int32(1), batches[0])
     shapes = jax.eval_shape(lambda *x: x, *arguments)
@@ -201,7 +192,7 @@ def _train(job: Job) -> Row:
 
 
 def _time(job: Job, rounds: int, seconds: float) -> Row:
-    """Returns the steps/s of every wrapper in every turn."""
+    """Returns the steps/s of each wrapper in each turn."""
     import functools
     import time
     from unittest import mock
@@ -236,7 +227,7 @@ def _time(job: Job, rounds: int, seconds: float) -> Row:
             jax.block_until_ready(metrics)
         return time.perf_counter() - began
 
-    # Of one device a sum over devices is the value itself.
+    # On one device a sum over devices is the value itself.
     alone = mock.Mock(side_effect=lambda value, *_, **__: value)
     with mock.patch.multiple(jax.lax, psum=alone, pmean=alone):
         turn("jit", 2)
@@ -251,7 +242,7 @@ def _time(job: Job, rounds: int, seconds: float) -> Row:
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns the rows as a table."""
+    """Returns the rows as a rich table."""
     cells = []
     for row in rows:
         if "wrapper" in row:
@@ -260,7 +251,7 @@ def table(rows: list[Row]) -> Table:
             share = f"{row['of_jit']:.3f} ({low:.3f}-{high:.3f})"
             cells.append((row["model"], row["wrapper"], "1", "1", "", "", "", rate, share))
             continue
-        sent = "as there" if row["sent_bytes"] is None else f"{row['sent_bytes'] / 1e6:.3f}"
+        sent = "same" if row["sent_bytes"] is None else f"{row['sent_bytes'] / 1e6:.3f}"
         count = "" if row["collectives"] is None else f"{row['collectives']}"
         devices = f"{row['devices']}"
         deviation = f"{row['deviation']:.1e}"
@@ -269,19 +260,19 @@ def table(rows: list[Row]) -> Table:
         )
     row = rows[0]
     title = f"Scaling on {row['device']}, {row['threads']} threads, batch {row['batch']}"
-    columns = ("model", "wrapper", "processes", "devices", "loss differs by", "MB sent a step")
-    return report.make_table(title, (*columns, "collectives", "steps/s", "of jit's"), cells)
+    columns = ("model", "wrapper", "processes", "devices", "loss differs by", "MB sent/step")
+    return report.make_table(title, (*columns, "collectives", "steps/s", "relative to jit"), cells)
 
 
 def panels(rows: list[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: the wrappers' rates as shares of plain jit's."""
+    """Returns the bars to plot: rates of the wrappers relative to jit."""
     shares: dict[str, dict] = {}
     for row in rows:
         if "wrapper" in row:
             spread = row["of_jit_spread"]
             bar = (row["of_jit"], spread["min"], spread["max"])
             shares.setdefault(row["model"], {})[row["wrapper"]] = bar
-    return {"steps/s, of jit's": shares}
+    return {"steps/s relative to jit": shares}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How long a run takes from the start of its process: to the first step, and to its end.
+"""Time of a run from the start of its process to the first step, and to its end.
 
     python -m benchmarks.startup --models crcv --frameworks flaxcifar,keras-tensorflow,keras-jax
 
-Each run is a new process that loads the dataset, trains for an epoch with the recipe's
-augmentation, evaluates the test split and writes the weights. Cold: nothing is cached but what the
-operating system has in memory. Warm: flaxcifar has its decoded dataset and JAX its compiled
-programs. Keras gets decoded arrays in both; on TensorFlow it has nothing to warm.
+Each run is a new process that loads the dataset, trains for an epoch with the augmentation of the
+recipe, evaluates the test split and writes the weights. Cold: only the operating system has cached
+files. Warm: flaxcifar has cached the decoded dataset, and JAX the compiled programs. Keras gets
+decoded arrays in both cases. With TensorFlow it has no cache.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from rich.table import Table
 
 from benchmarks import arguments, records, report
 from benchmarks.jobs import Job
-from benchmarks.processes import WorkerError, run_module, write_arrays
+from benchmarks.processes import WorkerError, compilation_cache, run_module, write_arrays
 from benchmarks.turns import skip
 from flaxcifar import console
 from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
 
-# What a process reports, in seconds after its start.
+# Reported by each process, in seconds after its start.
 MOMENTS = ("imported", "first_step", "finished")
 
 Row = dict[str, Any]
@@ -38,24 +38,19 @@ def main(argv: list[str]) -> None:
         "startup", __doc__, models="crcv", frameworks="flaxcifar,keras-tensorflow,keras-jax"
     )
     flags.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
-    flags.add_argument("--steps", type=int, help="instead of an epoch; with --quick 3")
+    flags.add_argument("--steps", type=int, help="default: an epoch, with --quick 3")
     options = arguments.parse(flags, argv)
     steps = options.steps or (3 if options.quick else 0)
     for framework in options.frameworks:
         if Job(framework).family not in ("flaxcifar", "keras"):
-            raise UserError(f"{framework} has no training loop of its own to measure")
-    rows: list[Row] = []
-    for model in options.models:
-        found = compare(arguments.job(options, model, options.precision), steps, options)
-        records.append(options.output, found)
-        rows += found
-    if not rows:
-        raise UserError("nothing was measured")
+            raise UserError(f"--frameworks: {framework} has no training loop of its own to measure")
+    jobs = (arguments.job(options, model, options.precision) for model in options.models)
+    rows = records.collect(options.output, (compare(job, steps, options) for job in jobs))
     report.publish(table(rows), panels(rows), options.output)
 
 
 def compare(template: Job, steps: int, options: argparse.Namespace) -> list[Row]:
-    """Returns a row for each framework, cold and warm, over alternating rounds."""
+    """Measures all frameworks in turns; returns a row per framework, cold and warm."""
     console.say(f"{template.model}, {template.precision}, batch {template.batch}")
     found: dict[tuple[Job, str], list[Row]] = {}
     broken = set()
@@ -66,7 +61,7 @@ def compare(template: Job, steps: int, options: argparse.Namespace) -> list[Row]
             for job in jobs if number % 2 == 0 else reversed(jobs):
                 if job in broken:
                     continue
-                # The first run in an empty directory is cold and fills it; the next is warm.
+                # The first run, in an empty directory, is cold and fills it. The next is warm.
                 with tempfile.TemporaryDirectory() as caches:
                     try:
                         for state in ("cold", "warm"):
@@ -83,11 +78,8 @@ def compare(template: Job, steps: int, options: argparse.Namespace) -> list[Row]
 
 
 def run(job: Job, steps: int, caches: str) -> Row:
-    """Returns what a new process reports; `caches` is a directory for whatever can be kept."""
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": f"{caches}/compiled",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    """Runs a job in a new process that may cache files in `caches`; returns its report."""
+    environment = compilation_cache(f"{caches}/compiled")
     began = time.time()
     request = {"job": dataclasses.asdict(job), "steps": steps, "cache_dir": f"{caches}/data"}
     request["began"] = began
@@ -97,7 +89,7 @@ def run(job: Job, steps: int, caches: str) -> Row:
 
 
 def make_row(job: Job, state: str, answers: list[Row], options: argparse.Namespace) -> Row:
-    """Returns the medians over the rounds."""
+    """Returns a row with medians over the rounds."""
     seconds = {moment: [answer[moment] for answer in answers] for moment in MOMENTS}
     return (
         records.common("startup", job, answers[0])
@@ -109,7 +101,7 @@ def make_row(job: Job, state: str, answers: list[Row], options: argparse.Namespa
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns the rows as a table."""
+    """Returns the rows as a rich table."""
     cells = [
         (
             row["model"],
@@ -130,7 +122,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def panels(rows: list[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: the first step and the end."""
+    """Returns the bars to plot: time to the first step and to the end."""
     result: dict[str, dict] = {"first_step": {}, "finished": {}}
     for row in rows:
         for moment, bars in result.items():

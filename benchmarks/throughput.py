@@ -1,12 +1,13 @@
-"""Training and inference images/s, side by side.
+"""Training and inference throughput, side by side.
 
     python -m benchmarks.throughput --models vgg16,resnet,crcv --precision float32,bfloat16 \\
         --frameworks flaxcifar,keras-tensorflow,keras-jax,keras-torch,torch
 
-Every framework trains the same network with the same optimizer from the same weights on the same
-batch, which lies on the device. Each has its own process with the same threads; the processes take
-turns, A B C, C B A, and are idle otherwise. flaxcifar may appear several times, with one of its
-convolution paths or with 4 steps in each dispatch: flaxcifar-onednn, flaxcifar-jax-scan.
+All frameworks train the same network with the same optimizer from the same weights on the same
+batch, which is on the device. Each has its own process with the same number of threads. The
+processes are measured in turns, A B C, C B A, and are idle otherwise. flaxcifar can be measured
+with one of its convolution backends and with 4 steps per dispatch: flaxcifar-onednn,
+flaxcifar-jax-scan.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from flaxcifar import console
 from flaxcifar.cli.command import run_command
 from flaxcifar.errors import RunError, UserError
 
-# How far a first loss may be from flaxcifar's in float32, relative.
+# Largest relative difference of a first loss from flaxcifar's in float32.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
 _FRAMEWORKS = "flaxcifar,keras-tensorflow,keras-jax,keras-torch,torch,torch-compile"
 
@@ -45,25 +46,24 @@ def main(argv: list[str]) -> None:
         type=arguments.words,
         help="default float32,bfloat16, with --quick float32",
     )
-    flags.add_argument("--convolution", default="auto", help="path of plain `flaxcifar`")
+    flags.add_argument("--convolution", default="auto", help="backend of plain `flaxcifar`")
     options = arguments.parse(flags, argv)
     options.precision = options.precision or list(TOLERANCES)[: 1 if options.quick else 2]
     for precision in options.precision:
         if precision not in TOLERANCES:
-            raise UserError(f"--precision {precision!r} (there are: {', '.join(TOLERANCES)})")
-    rows: list[Row] = []
-    for model, precision in itertools.product(options.models, options.precision):
-        job = arguments.job(options, model, precision, convolution=options.convolution)
-        found = compare(job, options)
-        records.append(options.output, found)
-        rows += found
-    if not rows:
-        raise UserError("nothing was measured")
+            raise UserError(
+                f"--precision: unknown {precision!r} (there are: {', '.join(TOLERANCES)})"
+            )
+    jobs = (
+        arguments.job(options, model, precision, convolution=options.convolution)
+        for model, precision in itertools.product(options.models, options.precision)
+    )
+    rows = records.collect(options.output, (compare(job, options) for job in jobs))
     report.publish(table(rows), panels(rows), options.output)
 
 
 def compare(template: Job, options: Namespace) -> list[Row]:
-    """Returns a row for each framework that trains this network in this precision."""
+    """Measures all frameworks in turns; returns a row per framework."""
     console.say(f"{template.model}, {template.precision}, batch {template.batch}")
     with tempfile.TemporaryDirectory() as directory:
         template, expected = write_arrays(template, Path(directory))
@@ -73,7 +73,7 @@ def compare(template: Job, options: Namespace) -> list[Row]:
             ready = [worker for worker in workers if described[worker]]
             trained = measure(ready, "train", options.rounds, options.seconds)
             inferred = measure(list(trained), "infer", options.rounds, options.seconds / 2)
-            # The last, as its matrices would count as memory that training needs.
+            # Measured last, because its matrices would count as memory of training.
             rate = images_per_second_at_matrix_rate({w: described[w] for w in inferred})
     counts = {described[worker]["parameters"] for worker in inferred}
     if len(counts) > 1:
@@ -88,9 +88,9 @@ def compare(template: Job, options: Namespace) -> list[Row]:
 
 
 def images_per_second_at_matrix_rate(described: Mapping[Worker, Row]) -> float | None:
-    """Returns how fast training would be if an accelerator did nothing but matrix products.
+    """Returns the training rate of an accelerator that runs at its rate of matrix products.
 
-    The operations and the rate are flaxcifar's; None without it and on a CPU.
+    Returns None on a CPU and without flaxcifar, which measures the rate and counts the FLOPs.
     """
     for worker, found in described.items():
         if found["training_flops"] and found["device"] != "cpu":
@@ -102,13 +102,13 @@ def images_per_second_at_matrix_rate(described: Mapping[Worker, Row]) -> float |
 
 
 def describe(worker: Worker, expected_loss: float) -> Row | None:
-    """Returns what the worker has built, compiled; None, with the reason said, where it fails."""
+    """Compiles the steps of a worker and returns its description, or None if it fails."""
     try:
         found = worker.ask("describe")
         off = abs(found["first_loss"] / expected_loss - 1)
         if off > TOLERANCES[worker.job.precision]:
             loss = f"{found['first_loss']:.5f}, not {expected_loss:.5f}"
-            skip(worker.job, f"its first loss is {loss}: this is not the same network")
+            skip(worker.job, f"its first loss is {loss}, so its network is a different one")
             return None
         found |= {"first_loss_error": off, **worker.ask("warm_up")}
         worker.ask("infer", steps=1)
@@ -125,7 +125,7 @@ def describe(worker: Worker, expected_loss: float) -> Row | None:
 def make_row(
     job: Job, described: Row, trained: Sequence[Row], inferred: Sequence[Row], options: Namespace
 ) -> Row:
-    """Returns a framework's row; rates are medians over the turns."""
+    """Returns the row of a framework, with medians over the turns."""
 
     def rates(answers: Sequence[Row]) -> list[float]:
         return [job.batch * answer["steps"] / answer["seconds"] for answer in answers]
@@ -151,7 +151,7 @@ def make_row(
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Returns the rows as a table, each beside the first framework of its group."""
+    """Returns the rows as a rich table, with rates relative to the first framework of a group."""
     first: dict[tuple, float] = {}
     cells = []
     for row in rows:
@@ -185,7 +185,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def panels(rows: Sequence[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: training and inference rates, and memory."""
+    """Returns the bars to plot: training and inference rates, and memory."""
     training: dict = {}
     inference: dict = {}
     memory: dict = {}

@@ -1,22 +1,22 @@
-"""Time to accuracy: whole runs from the start of their process, beside Keras' seed recipes.
+"""Time to accuracy of whole runs, compared with recipes in Keras.
 
     python -m benchmarks.time_to_accuracy --configs speed94,crcv:total_epochs=5 --seeds 3 \\
         --keras vgg,crcv --keras-epochs 5 --dataset cifar10 --data-dir ~/tensorflow_datasets
 
-A run of flaxcifar is `python -m flaxcifar.main`, evaluation of the test split included, and counts
-with its last epoch's accuracy, whatever it was before. Three clocks: "cold", in a new process that
-has to decode the dataset and to compile; "warm", in a new process that finds both done; "steady",
-the training steps alone. Keras trains its recipe by `fit`, on decoded images, augmented by its
-preprocessing layers, and counts after every epoch.
+A run of flaxcifar is `python -m flaxcifar.main`, including evaluation on the test split. Its
+accuracy is that of the last epoch. There are three clocks: "cold" is a new process that decodes the
+dataset and compiles, "warm" is a new process with both cached, and "steady" is the training steps.
+Keras trains its recipe with `fit` on decoded images, augmented by preprocessing layers, and is
+evaluated after every epoch.
 
-With --keras-steps N only so many steps of each epoch are run and their time is scaled up; there is
-no accuracy then, but that of flaxcifar's run of the same recipe, `vgg:total_epochs=5` say.
+With --keras-steps N only N steps of each epoch are run, and their time is scaled up. There is no
+accuracy then. Compare with that of flaxcifar's run of the same recipe, such as
+`vgg:total_epochs=5`.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,7 +29,14 @@ from rich.table import Table
 
 from benchmarks import arguments, records, report
 from benchmarks.jobs import ROOT, Job, missing
-from benchmarks.processes import WorkerError, child_environment, last_words, run_module
+from benchmarks.processes import (
+    WorkerError,
+    child_environment,
+    compilation_cache,
+    last_words,
+    run_module,
+)
+from benchmarks.worker import use_threads
 from flaxcifar import config, console
 from flaxcifar.cli.command import run_command
 from flaxcifar.errors import UserError
@@ -38,7 +45,7 @@ Row = dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
-    """Measures every config with every seed, then Keras' recipes."""
+    """Measures all configs with all seeds, then Keras' recipes."""
     options = parse(argv)
     rows: list[Row] = []
     for name in options.configs:
@@ -51,7 +58,11 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Returns the flags, checked: every config and recipe exists."""
+    """Returns the flags.
+
+    Raises:
+      UserError: a flag is invalid, or a config does not exist.
+    """
     flags = argparse.ArgumentParser(
         prog="python -m benchmarks.time_to_accuracy",
         description=__doc__,
@@ -60,18 +71,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = flags.add_argument
     words = arguments.words
-    add("--configs", type=words, help="files of configs/, each with changes: NAME:key=value:...")
-    add("--seeds", type=int, default=3, help="of every config; default 3")
-    add("--warm", type=int, default=1, help="seeds that are run once more, warm; default 1")
+    add("--configs", type=words, help="files in configs/, with changes: NAME:key=value:...")
+    add("--seeds", type=int, default=3, help="per config; default 3")
+    add("--warm", type=int, default=1, help="seeds that are also run warm; default 1")
     add("--keras", type=words, default=[], help="recipes for Keras: vgg, crcv")
     add("--keras-backend", default="tensorflow", choices=("tensorflow", "jax", "torch"))
     add("--keras-epochs", type=int, default=5)
-    add("--keras-steps", type=int, default=0, help="steps of each epoch that are run; 0 = all")
+    add("--keras-steps", type=int, default=0, help="steps to run of each epoch; 0 = all")
     add("--accuracies", type=words, default=["0.6", "0.7", "0.8", "0.85", "0.9"])
     add("--threads", type=int, default=records.available_cpus())
     add("--dataset", default="synthetic", help="as config.data.name")
     add("--data-dir", default="", help="as config.data.dir")
-    add("--quick", action="store_true", help="a check that all of it works: a few steps each")
+    add("--quick", action="store_true", help="check that everything works, with a few steps each")
     output = records.RESULTS / "time_to_accuracy.jsonl"
     add("--output", type=Path, default=output, help="JSON lines are appended; default %(default)s")
     options = flags.parse_args(argv)
@@ -81,15 +92,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.quick:
         options.seeds, options.keras_epochs, options.keras_steps = 1, 1, 2
     for name in options.configs:
-        load(name, options)
+        path, changes = overrides(name, options)
+        config.load(path, changes)  # raises UserError
     for name in options.keras:
         if name not in ("vgg", "crcv"):
-            raise UserError(f"--keras {name!r} (there are: vgg, crcv)")
+            raise UserError(f"--keras: unknown recipe {name!r} (there are: vgg, crcv)")
         package = missing(f"keras-{options.keras_backend}")
         if package:
             raise UserError(f"--keras needs {package}: pip install -e '.[benchmarks]'")
     if options.seeds < 1:
-        raise UserError(f"--seeds is {options.seeds}; it must be at least 1")
+        raise UserError(f"--seeds must be at least 1, got {options.seeds}")
     options.accuracies = [float(word) for word in options.accuracies]
     return options
 
@@ -101,12 +113,6 @@ def overrides(name: str, options: argparse.Namespace) -> tuple[Path, list[str]]:
     if options.quick:
         changes += ["batch_size=64", "eval_batch_size=1000", "total_steps=3"]
     return ROOT / "configs" / f"{stem}.py", [f"--config.{change}" for change in changes]
-
-
-def load(name: str, options: argparse.Namespace) -> Any:
-    """Returns the config; raises UserError where it is wrong."""
-    path, changes = overrides(name, options)
-    return config.load(path, changes)
 
 
 def measure(name: str, options: argparse.Namespace) -> list[Row]:
@@ -147,10 +153,8 @@ def run(
     command = [sys.executable, "-m", "flaxcifar.main", "--config", str(path), *changes]
     command += [f"--config.seed={seed}", f"--config.data.cache_dir={caches / 'data'}"]
     command += ["--config.report=False", "--workdir", str(workdir)]
-    environment = child_environment(Job("flaxcifar", threads=options.threads)) | {
-        "JAX_COMPILATION_CACHE_DIR": str(caches / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = child_environment(Job("flaxcifar", threads=options.threads))
+    environment |= compilation_cache(caches / "compiled")
     began = time.perf_counter()
     done = subprocess.run(
         command,
@@ -158,7 +162,7 @@ def run(
         text=True,
         cwd=ROOT,
         env=environment,
-        preexec_fn=lambda: _use_cpus(options.threads),
+        preexec_fn=lambda: use_threads(options.threads),
     )
     seconds = time.perf_counter() - began
     if done.returncode:
@@ -166,15 +170,10 @@ def run(
     return json.loads((workdir / "summary.json").read_text()), seconds
 
 
-def _use_cpus(count: int) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
-
-
 def make_row(
     name: str, clock: str, seconds: list[float], summaries: list[Row], options: argparse.Namespace
 ) -> Row:
-    """Returns the row of one clock: its median, and the mean accuracy of all seeds."""
+    """Returns the row of a clock, with its median and the mean accuracy over all seeds."""
     first = summaries[0]
 
     def accuracy(split: str) -> Row | None:
@@ -208,7 +207,7 @@ def make_row(
 
 
 def measure_keras(name: str, options: argparse.Namespace) -> Row:
-    """Returns the row of a recipe in Keras: seconds and test accuracy after each epoch."""
+    """Measures a recipe in Keras; returns a row with seconds and test accuracy after each epoch."""
     framework = f"keras-{options.keras_backend}"
     job = Job(framework=framework, model=name, threads=options.threads, dataset=options.dataset)
     with tempfile.TemporaryDirectory() as directory:
@@ -244,7 +243,7 @@ def measure_keras(name: str, options: argparse.Namespace) -> Row:
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns the rows as a table."""
+    """Returns the rows as a rich table."""
 
     def words(found: Row | None) -> str:
         if found is None:
@@ -273,7 +272,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def ladder(rows: list[Row], accuracies: list[float]) -> Table:
-    """Returns for each accuracy, single view, what reaches it first from a cold process."""
+    """Returns a table of the fastest config of each framework to reach each accuracy, cold."""
     cells = []
     for accuracy in accuracies:
         best: dict[str, tuple[float, str]] = {}
@@ -291,7 +290,7 @@ def ladder(rows: list[Row], accuracies: list[float]) -> Table:
 
 
 def _reached(row: Row) -> list[tuple[float, float]]:
-    """Returns (seconds, accuracy in percent) pairs: of the end, or of every epoch in Keras."""
+    """Returns (seconds, accuracy in percent) at the end, or after each epoch of Keras."""
     if "by_epoch" in row:
         epochs = row["by_epoch"]
         return [(e["seconds"], 100 * e["accuracy"]) for e in epochs if e["accuracy"] is not None]
@@ -299,7 +298,7 @@ def _reached(row: Row) -> list[tuple[float, float]]:
 
 
 def panels(rows: list[Row]) -> dict[str, report.Bars]:
-    """Returns the plot: seconds and accuracy of every config."""
+    """Returns the bars to plot: seconds and accuracy of each config."""
     seconds: dict[str, dict] = {}
     accuracy: dict[str, dict] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Measuring worker processes in turns."""
+"""Measures worker processes in turns."""
 
 import contextlib
 import math
@@ -10,15 +10,15 @@ from benchmarks.jobs import Job
 from benchmarks.processes import Worker, WorkerError
 from flaxcifar import console
 
-# After so many seconds the pools of all frameworks have gone to sleep. OpenMP's threads spin for up
-# to 0.2 s, and are left to: told to sleep at once, they would compute more slowly.
+# By then the thread pools of all frameworks sleep. OpenMP threads spin for up to 0.2 s by default.
+# They would compute more slowly if they slept at once.
 SETTLE_SECONDS = 0.5
 
 Answer = dict[str, Any]
 
 
 def skip(job: Job, reason: str) -> None:
-    """Says why a framework is left out."""
+    """Prints why a framework is left out."""
     console.say(f"  {job.framework}: skipped: {reason[:300]}")
 
 
@@ -26,9 +26,9 @@ def skip(job: Job, reason: str) -> None:
 def started(
     jobs: Sequence[Job], environment: Mapping[str, str] | None = None
 ) -> Iterator[list[Worker]]:
-    """Starts the jobs' workers one after another and ends them on exit.
+    """Context manager: starts the workers of jobs one after another, and ends them on exit.
 
-    Those that cannot start are named and left out.
+    Workers that cannot start are reported and left out.
     """
     with contextlib.ExitStack() as stack:
         workers = []
@@ -44,9 +44,9 @@ def started(
 
 
 def rounds(workers: Sequence[Worker], count: int) -> Iterator[Worker]:
-    """Yields the workers `count` times each: A B C, C B A, A B C and so on.
+    """Yields the workers `count` times each, in alternating order: A B C, C B A, A B C, ...
 
-    What drifts over time, such as the clock of a warm CPU, then hits all alike.
+    Slow drifts, such as the clock rate of a warm CPU, then affect all of them equally.
     """
     for number in range(count):
         for worker in workers if number % 2 == 0 else reversed(workers):
@@ -57,15 +57,21 @@ def rounds(workers: Sequence[Worker], count: int) -> Iterator[Worker]:
 def measure(
     workers: Sequence[Worker], do: str, count: int, seconds: float
 ) -> dict[Worker, list[Answer]]:
-    """Returns the answers of `count` turns of about `seconds` each, by worker.
+    """Measures workers in turns and returns their answers.
 
-    `do` is "train" or "infer". Each turn begins with a step that does not count: a virtual machine
-    may have given the memory of an idle process back, and a step may take seconds to get it anew.
-    A worker that fails is named and left out.
+    Each turn starts with an uncounted step: a virtual machine may have reclaimed the memory of an
+    idle process, which then takes seconds to get it back. Workers that fail are reported and left
+    out.
+
+    Args:
+      workers: the workers.
+      do: "train" or "infer".
+      count: number of turns of each worker.
+      seconds: approximate length of a turn.
     """
     answers: dict[Worker, list[Answer]] = {worker: [] for worker in workers}
     steps: dict[Worker, int] = {}
-    # The first turn does not count: it says how many steps fill the others.
+    # The first turn is not counted. It determines the number of steps of the others.
     for worker in rounds(workers, count + 1):
         if worker not in answers:
             continue

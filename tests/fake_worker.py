@@ -1,4 +1,4 @@
-"""A benchmark worker that only pretends to compute."""
+"""A benchmark worker that does not compute."""
 
 import importlib.util
 import json
@@ -10,9 +10,9 @@ from benchmarks.processes import WorkerError
 
 
 class FakeWorker:
-    """Answers as a worker does; flaxcifar is twice as fast as the others, what is frozen free.
+    """Answers as a worker: flaxcifar is twice as fast as the others, and freezing halves the time.
 
-    After another's turn, the first answer takes ten times as long.
+    The first answer after another worker's turn takes ten times as long.
     """
 
     asked: list[tuple[str, str]] = []

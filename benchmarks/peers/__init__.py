@@ -1,1 +1,1 @@
-"""What is measured: the same networks and steps in flaxcifar, Keras and PyTorch."""
+"""The same networks and training steps in flaxcifar, Keras and PyTorch."""

@@ -1,4 +1,4 @@
-"""flaxcifar: its own step, as its training loop runs it."""
+"""flaxcifar: its training step, called as in its training loop."""
 
 import dataclasses
 import functools
@@ -6,14 +6,16 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.jobs import MODELS, ROOT, Job, recipe, recipe_without_dropout
-from benchmarks.peers.peer import Peer, read_arrays
-from flaxcifar import api, config
+from benchmarks.peers.peer import Peer, read_arrays, write_dataset
+from benchmarks.worker import versions
+from flaxcifar import api, config, ops
 from flaxcifar.devices import parallel
 from flaxcifar.tpu.estimate import training_flops
 from flaxcifar.training.experiment import Experiment, build
@@ -24,19 +26,19 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def make(job: Job) -> Peer:
-    """Returns flaxcifar's part: `train_step` through `pmap` on one device."""
+    """Returns flaxcifar's training step through `pmap` on one device."""
     devices = jax.devices()[:1]
     experiment = build(recipe(job))
     weights, images, labels = read_arrays(job)
     params = {path: jnp.asarray(weights[path]) for path in experiment.params}
     stats = {path: jnp.asarray(weights[path]) for path in experiment.batch_stats}
-    # The images are normalised already: that is no part of a bare step.
+    # The images are normalised already, because that is not part of a bare step.
     hyperparams = experiment.hyperparams.replace(mean=np.zeros(1), divisor=np.ones(1))
     steps = job.steps_per_dispatch
     index = np.arange(len(labels), dtype=np.int32)
     batch = {"image": images, "label": labels, "index": index}
     if devices[0].platform == "cpu":
-        # Host and device share their memory: splitting a JAX array would only cost a copy.
+        # Host and device share memory, so splitting a JAX array would only add a copy.
         batches = {key: np.stack([value] * steps) for key, value in batch.items()}
     else:
         batches = {key: jnp.stack([value] * steps) for key, value in batch.items()}
@@ -81,14 +83,20 @@ def make(job: Job) -> Peer:
     )
 
 
-def matrix_rate(precision: str, device: jax.Device, size: int = 8192) -> float:
-    """Returns the FLOP/s of products of two square matrices of random numbers.
+def described() -> dict[str, Any]:
+    """Returns what the rows of a process record: device, convolution backend and versions."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "convolution": ops.resolve(),
+        "versions": versions(PACKAGES),
+    }
 
-    It is the best of 10, each of 10 products: what the device can do.
-    """
+
+def matrix_rate(precision: str, device: jax.Device, size: int = 8192) -> float:
+    """Returns the FLOP/s of products of two random square matrices, the best of 10 x 10."""
     key = jax.device_put(jax.random.key(0), device)
     a, b = jax.random.normal(key, (2, size, size), precision)
-    # Scaled, so that the numbers stay finite.
+    # The scale keeps the numbers finite.
     product = jax.jit(lambda a, b: (a @ b) * size**-0.5)
     product(a, b).block_until_ready()
     seconds = []
@@ -123,7 +131,7 @@ def loss(experiment: Experiment, weights: Arrays, images: np.ndarray, labels: np
 
 
 def fit(job: Job, pipeline: str, augment: bool, steps: int, memory_gb: float = 0.0) -> float:
-    """Returns the images/s that a run reports in its summary."""
+    """Trains with a pipeline and returns the images/s of the summary."""
     changes = (f"data.pipeline={pipeline}", f"data.memory_gb={memory_gb}", f"total_steps={steps}")
     settings = recipe(job, *changes)
     if augment:
@@ -135,28 +143,19 @@ def fit(job: Job, pipeline: str, augment: bool, steps: int, memory_gb: float = 0
 
 
 def write_arrays(job: Job, path: Path) -> float:
-    """Writes the weights at the start and a batch that all frameworks take; returns its loss.
+    """Writes the initial weights and a batch of all frameworks, and the dataset; returns the loss.
 
-    The loss is in float32 with XLA's own convolutions. With the arrays goes the dataset, for those
-    that read it there: uint8 images, labels, and the recipe's normalization.
+    The loss is computed in float32 with XLA's convolutions.
     """
     job = dataclasses.replace(job, framework="flaxcifar-xla", precision="float32")
     experiment = build(recipe_without_dropout(job))
     split, normalization = experiment.dataset.train, experiment.normalization
-    # Evenly over the split, in which the classes may come in order.
+    # Spread over the split, which may be sorted by class.
     index = np.linspace(0, len(split) - 1, job.batch).astype(int)
     images = np.asarray(normalization(split.images[index].astype(np.float32)))
     labels = split.labels[index]
     weights = experiment.params | experiment.batch_stats
     everything = weights | {"batch/image": images, "batch/label": labels}
     np.savez(path, **{key: np.asarray(value) for key, value in everything.items()})
-    np.savez(
-        path.with_name("dataset.npz"),
-        images=split.images,
-        labels=split.labels,
-        mean=np.float32(normalization.mean),
-        std=np.float32(normalization.std),
-        test_images=experiment.dataset.test.images,
-        test_labels=experiment.dataset.test.labels,
-    )
+    write_dataset(path.with_name("dataset.npz"), experiment.dataset, normalization)
     return loss(experiment, weights, images, labels)

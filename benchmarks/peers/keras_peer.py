@@ -1,9 +1,9 @@
-"""Keras 3 on any backend: its own `train_step`, compiled as `fit` compiles it.
+"""Keras 3 on any backend: its own `train_step`, compiled as in `fit`.
 
-The step is called directly, without `fit`'s iterator, callbacks and progress bar, which is the
-fastest that Keras goes. TensorFlow's step is a graph with oneDNN's convolutions on a CPU, where
-`jit_compile=True` is several times slower, and as Keras decides elsewhere; JAX's step is jitted and
-reuses the state's memory; torch's runs eagerly.
+The step is called directly, without the iterator, callbacks and progress bar of `fit`, which is
+Keras' fastest mode. On TensorFlow the step is a graph. On a CPU it uses oneDNN's convolutions,
+because `jit_compile=True` is several times slower there. On other devices Keras decides. On JAX the
+step is jitted and its state donated. On torch it runs eagerly.
 """
 
 import functools
@@ -18,7 +18,7 @@ from flaxcifar.keras_weights import networks
 
 
 def make(job: Job) -> Peer:
-    """Returns Keras' part, on the backend of the environment."""
+    """Returns Keras' training step on the backend set by the environment."""
     backend = keras.backend.backend()
     if job.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -40,13 +40,13 @@ def make(job: Job) -> Peer:
 
 
 def compiled(job: Job, weights: dict, image_shape: tuple, on_gpu: bool) -> keras.Model:
-    """Returns the recipe's model with its optimizer and with what is frozen."""
+    """Returns the compiled model of a recipe, with frozen layers."""
     model = build(recipe(job), weights, image_shape)
     for layer in model.layers:
         if job.frozen and matches(job.frozen, layer.name.replace("-", "/")):
             layer.trainable = False
     model.compile(
-        optimizer=_optimizer(recipe(job).optimizer),
+        optimizer=make_optimizer(recipe(job).optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=keras.backend.backend() == "jax" or ("auto" if on_gpu else False),
     )
@@ -55,22 +55,22 @@ def compiled(job: Job, weights: dict, image_shape: tuple, on_gpu: bool) -> keras
 
 
 def build(settings, weights: dict, image_shape: tuple) -> keras.Model:
-    """Returns the network of a config with these weights and its L2 penalty."""
-
-    def penalty(path: str):
-        l2 = settings.l2
-        return keras.regularizers.L2(l2.coefficient) if matches_l2(l2, path) else None
-
+    """Returns the network of a config with the given weights and its L2 penalty."""
     classes = weights["head/kernel"].shape[-1]
-    spec = network_spec(settings, weights)
-    model = networks.build(spec, image_shape, classes, penalty)
+    model = penalized(settings, network_spec(settings, weights), image_shape, classes)
     networks.set_weights(model, weights)
     return model
 
 
-def matches_l2(l2, path: str) -> bool:
-    """Whether the L2 penalty of a config holds for a parameter."""
-    return bool(l2.coefficient) and matches(l2.pattern, path)
+def penalized(settings, spec: dict, image_shape: tuple, classes: int) -> keras.Model:
+    """Returns the network of a `network_spec` with the L2 penalty of a config."""
+
+    def penalty(path: str):
+        l2 = settings.l2
+        penalizes = l2.coefficient and matches(l2.pattern, path)
+        return keras.regularizers.L2(l2.coefficient) if penalizes else None
+
+    return networks.build(spec, image_shape, classes, penalty)
 
 
 def first_loss(job: Job) -> float:
@@ -82,7 +82,7 @@ def first_loss(job: Job) -> float:
     if backend == "jax":
         import jax
 
-        # Call by call every layer would be compiled by itself.
+        # Without jit every layer would be compiled separately.
         forward = jax.jit(
             functools.partial(model.stateless_call, training=True, return_losses=True)
         )
@@ -102,9 +102,10 @@ def first_loss(job: Job) -> float:
     return loss
 
 
-def _optimizer(spec) -> keras.Optimizer:
+def make_optimizer(spec) -> keras.Optimizer:
+    """Returns the counterpart of a config's optimizer."""
     if spec.name == "sgd":
         return keras.optimizers.SGD(spec.learning_rate, spec.momentum, nesterov=spec.nesterov)
     if spec.name == "adam":
         return keras.optimizers.Adam(spec.learning_rate, epsilon=spec.eps)
-    raise ValueError(f"no counterpart of the optimizer {spec.name!r}")
+    raise ValueError(f"optimizer {spec.name!r} has no counterpart in Keras")

@@ -1,4 +1,4 @@
-"""The training loop of Keras, `fit`, with the ways it offers to augment images."""
+"""Keras' training loop, `fit`, with its input pipelines and ways to augment images."""
 
 import time
 
@@ -9,7 +9,7 @@ from benchmarks.jobs import Job, augmentation
 
 
 class Laps(keras.callbacks.Callback):
-    """Notes the time after every step."""
+    """Records the time after every step."""
 
     def __init__(self):
         super().__init__()
@@ -20,7 +20,7 @@ class Laps(keras.callbacks.Callback):
 
 
 def read_dataset(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns images, float32 and normalised, and labels: of the training split, of the test."""
+    """Returns normalised float32 images and labels, of the training and of the test split."""
     with np.load(path) as file:
         arrays = dict(file)
     for key in ("images", "test_images"):
@@ -32,7 +32,7 @@ def read_dataset(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 
 def fit(job: Job, model: keras.Model, pipeline: str, steps: int) -> float:
-    """Returns the images/s of `steps` steps of `model.fit`, the first of which is not counted."""
+    """Returns the images/s of `steps` steps of `model.fit`, excluding the first one."""
     images, labels, _, _ = read_dataset(job.dataset_file)
     laps = Laps()
     data = inputs(job, pipeline, images, labels)
@@ -42,10 +42,14 @@ def fit(job: Job, model: keras.Model, pipeline: str, steps: int) -> float:
 
 
 def inputs(job: Job, pipeline: str, images: np.ndarray, labels: np.ndarray):
-    """Returns batches for `fit`, shuffled.
+    """Returns shuffled batches for `fit`.
 
-    `pipeline` is "tf.data", without augmentation; "layers", preprocessing layers in tf.data; or
-    "generator", an ImageDataGenerator.
+    Args:
+      job: the job.
+      pipeline: "tf.data" (without augmentation), "layers" (preprocessing layers in tf.data) or
+        "generator" (ImageDataGenerator).
+      images: normalised images, float32 [N, H, W, C].
+      labels: int32 [N].
     """
     if pipeline == "generator":
         return _generator(job).flow(images, labels, batch_size=job.batch)
@@ -66,7 +70,7 @@ def inputs(job: Job, pipeline: str, images: np.ndarray, labels: np.ndarray):
 
 
 def _generator(job: Job):
-    # Keras 3 keeps it for old programs, without a public name in all releases.
+    # Keras 3 keeps it for old programs. Not all releases export it.
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     return ImageDataGenerator(**augmentation(job), horizontal_flip=True, fill_mode="nearest")
@@ -75,12 +79,12 @@ def _generator(job: Job):
 def augmenting_layers(job: Job) -> list[keras.layers.Layer]:
     """Returns the recipe's rotation, shifts and flips as preprocessing layers.
 
-    One by one they run in tf.data on every backend, which a Sequential of them does not.
+    Separate layers run in tf.data on every backend, unlike a Sequential.
     """
     keywords = augmentation(job)
     shifts = (keywords["height_shift_range"], keywords["width_shift_range"])
     turn = keywords["rotation_range"] / 360
-    # In float32 under a policy of bfloat16, too.
+    # float32 also if the policy is bfloat16.
     options = dict(fill_mode="nearest", dtype="float32")
     return [
         keras.layers.RandomRotation(turn, **options),

@@ -1,18 +1,21 @@
-"""A seed recipe in Keras, for `benchmarks.time_to_accuracy`: a request on stdin, JSON on stdout.
+"""A recipe in Keras for `benchmarks.time_to_accuracy`. Reads a request from stdin, prints JSON.
 
 python -m benchmarks.peers.keras_recipe prepare    writes the decoded dataset
 python -m benchmarks.peers.keras_recipe train      trains on it and evaluates after every epoch
 """
 
-import json
 import sys
 import time
+from typing import Any
+
+from benchmarks.worker import answer, use_threads, versions
 
 
-def prepare(request: dict) -> None:
-    """Writes the dataset, its normalization and the recipe's schedule, for a process with Keras."""
+def prepare(**request: Any) -> int:
+    """Writes the dataset and the learning rates by epoch; returns the number of examples."""
     import numpy as np
 
+    from benchmarks.peers.peer import write_dataset
     from flaxcifar import config, data
     from flaxcifar.data.normalization import statistics
     from flaxcifar.optim.schedules import make_schedule
@@ -23,31 +26,19 @@ def prepare(request: dict) -> None:
     normalization = statistics(dataset.train.images, everything, settings.data.normalization)
     steps = len(everything) // settings.batch_size
     schedule = make_schedule(settings.schedule, steps, steps * settings.total_epochs)
-    np.savez(
-        request["dataset_file"],
-        images=dataset.train.images,
-        labels=dataset.train.labels,
-        mean=np.float32(normalization.mean),
-        std=np.float32(normalization.std),
-        test_images=dataset.test.images,
-        test_labels=dataset.test.labels,
-        scales=np.array([float(schedule(n * steps)) for n in range(request["epochs"])]),
-    )
-    print(json.dumps(len(everything)))
+    scales = np.array([float(schedule(n * steps)) for n in range(request["epochs"])])
+    write_dataset(request["dataset_file"], dataset, normalization, scales=scales)
+    return len(everything)
 
 
-def train(request: dict) -> None:
-    """Trains by `fit` and prints seconds from the start and test accuracy after each epoch."""
-    import importlib
-
+def train(**request: Any) -> dict[str, Any]:
+    """Trains with `fit`; returns seconds from the start and test accuracy after each epoch."""
     import keras
     import numpy as np
 
     from benchmarks.jobs import Job
     from benchmarks.peers import keras_peer, keras_pipelines, keras_steps
-    from benchmarks.worker import use_threads
     from flaxcifar import config
-    from flaxcifar.keras_weights import networks
 
     use_threads(request["threads"])
     settings = config.load(request["config"], request["changes"])
@@ -56,22 +47,15 @@ def train(request: dict) -> None:
     with np.load(request["dataset_file"]) as file:
         scales = file["scales"]
 
-    def penalty(path: str):
-        found = keras_peer.matches_l2(settings.l2, path)
-        return keras.regularizers.L2(settings.l2.coefficient) if found else None
-
     spec = settings.model.to_dict()
     if spec["name"] == "crcv":
         from flaxcifar.models.crcv import SIZES
 
         spec["stages"] = SIZES[spec.pop("size", "slim")]
     classes = int(labels.max()) + 1
-    model = networks.build(spec, images.shape[1:], classes, penalty)
-    optimizer = settings.optimizer
+    model = keras_peer.penalized(settings, spec, images.shape[1:], classes)
     model.compile(
-        optimizer=keras.optimizers.SGD(
-            optimizer.learning_rate, optimizer.momentum, nesterov=optimizer.nesterov
-        ),
+        optimizer=keras_peer.make_optimizer(settings.optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=backend == "jax",
@@ -83,7 +67,7 @@ def train(request: dict) -> None:
     steps = request["steps"] or whole
     epochs, extra = [], 0.0
     for scale in scales:
-        model.optimizer.learning_rate = optimizer.learning_rate * scale
+        model.optimizer.learning_rate = settings.optimizer.learning_rate * scale
         laps = keras_pipelines.Laps()
         model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[laps])
         accuracy = None
@@ -93,15 +77,13 @@ def train(request: dict) -> None:
             pace = (laps.times[-1] - laps.times[0]) / (len(laps.times) - 1)
             extra += (whole - steps) * pace
         epochs.append({"seconds": time.time() - request["began"] + extra, "accuracy": accuracy})
-    versions = {n: importlib.import_module(n).__version__ for n in ("keras", backend, "numpy")}
-    answer = {
+    return {
         "epochs": epochs,
         "batch": settings.batch_size,
         "device": keras_steps.accelerator(backend) or "cpu",
-        "versions": versions,
+        "versions": versions(("keras", backend, "numpy")),
     }
-    print(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    {"prepare": prepare, "train": train}[sys.argv[1]](json.load(sys.stdin))
+    answer({"prepare": prepare, "train": train}[sys.argv[1]])

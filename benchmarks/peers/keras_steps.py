@@ -1,7 +1,7 @@
-"""Keras' training and inference steps on each backend, and what the backend says of its device.
+"""Keras' training and inference steps on each backend, and their devices.
 
-Each of the first three functions returns `train` and `infer` of a `Peer`, on a batch of images
-float32 [B, H, W, C] and labels int32 [B] that lies on the device.
+The first three functions return `train` and `infer` of a `Peer`, on a batch of images
+float32 [B, H, W, C] and labels int32 [B] on the device.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Steps = tuple[Callable[[int], float], Callable[[int], None]]
 
 
 def tensorflow_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Steps:
-    """Graphs of `train_step` and of the forward pass."""
+    """Returns graphs of `train_step` and of the forward pass."""
     import tensorflow as tf
 
     data = (tf.constant(images), tf.constant(labels))
@@ -34,7 +34,7 @@ def tensorflow_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray)
 
 
 def jax_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Steps:
-    """Both jitted; the training step reuses its state's memory, as in `fit`."""
+    """Returns jitted steps. The training step donates its state, as in `fit`."""
     import jax
     import jax.numpy as jnp
 
@@ -45,7 +45,7 @@ def jax_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Ste
         model.optimizer.variables,
         model.metrics_variables,
     )
-    # Copies: the step takes over the memory of its state, which must stay the model's.
+    # Copies, because the step donates its state and the model must keep its own.
     state = tuple([jnp.copy(variable.value) for variable in kind] for kind in variables)
     step = jax.jit(model.train_step, donate_argnums=0)
     forward = jax.jit(lambda t, n, x: model.stateless_call(t, n, x, training=False)[0])
@@ -66,7 +66,7 @@ def jax_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Ste
 
 
 def torch_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Steps:
-    """Both eager."""
+    """Returns eager steps."""
     import torch
 
     data = (keras.ops.convert_to_tensor(images), keras.ops.convert_to_tensor(labels))
@@ -88,7 +88,7 @@ def torch_steps(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> S
 
 
 def accelerator(backend: str) -> str | None:
-    """Returns the name of the accelerator in use, None on a CPU."""
+    """Returns the name of the accelerator in use, or None on a CPU."""
     if backend == "jax":
         import jax
 
@@ -105,7 +105,7 @@ def accelerator(backend: str) -> str | None:
 
 
 def device_memory(backend: str) -> int | None:
-    """Returns the peak of an accelerator's memory in bytes, None on a CPU."""
+    """Returns the peak memory of an accelerator in bytes, or None on a CPU."""
     if accelerator(backend) is None:
         return None
     if backend == "jax":

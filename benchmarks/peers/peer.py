@@ -1,7 +1,8 @@
-"""What a worker can do with any framework."""
+"""Interface between workers and frameworks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,19 @@ class Peer:
     """A network on its device, with its optimizer and one batch.
 
     Attributes:
-      parameters: numbers in its parameters and statistics.
-      device: what it runs on, "cpu" or a name.
-      packages: those whose versions matter.
-      first_loss: returns the loss of the batch, L2 included, in training mode but without dropout.
-      train: runs that many training steps on the batch, a multiple of `steps_per_call`, waits for
-        the last and returns its loss.
-      infer: computes the batch's logits that many times and waits for the last.
-      device_memory: returns the peak on an accelerator in bytes, None where it is not known.
-      fit: runs a training loop over the dataset; see the frameworks' own.
-      convolution: flaxcifar's path.
-      training_flops: operations of a training step for one image; flaxcifar counts them for all.
-      matrix_rate: returns the FLOP/s of large matrix products; flaxcifar's holds for all.
+      parameters: number of parameters and batch statistics.
+      device: "cpu" or the name of the accelerator.
+      packages: packages whose versions are recorded.
+      first_loss: returns the loss of the batch with L2, in training mode without dropout.
+      train: runs a number of training steps on the batch, a multiple of `steps_per_call`, waits for
+        the last one and returns its loss.
+      infer: computes the logits of the batch a number of times and waits for the last ones.
+      device_memory: returns the peak memory of an accelerator in bytes, or None if unknown.
+      steps_per_call: training steps per call.
+      fit: runs a training loop over the dataset and returns its images/s.
+      convolution: flaxcifar's convolution backend.
+      training_flops: FLOPs of a training step for one image, counted by flaxcifar.
+      matrix_rate: returns the FLOP/s of large matrix products, measured by flaxcifar.
     """
 
     parameters: int
@@ -51,10 +53,24 @@ def read_arrays(job: Job) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray
     return weights, images, labels
 
 
-def network_spec(settings: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the config's model; a `size` is replaced by `stages`, what it stands for.
+def write_dataset(path: Path, dataset: Any, normalization: Any, **more: Any) -> None:
+    """Writes uint8 images, labels and normalization, for frameworks that read them there."""
+    np.savez(
+        path,
+        images=dataset.train.images,
+        labels=dataset.train.labels,
+        mean=np.float32(normalization.mean),
+        std=np.float32(normalization.std),
+        test_images=dataset.test.images,
+        test_labels=dataset.test.labels,
+        **more,
+    )
 
-    For each stage they are the filters of its convolutions, as the weights have them.
+
+def network_spec(settings: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the model of a config, with `size` replaced by `stages`.
+
+    `stages` are the filters of each stage's convolutions, taken from the weights.
     """
     spec = settings.model.to_dict()
     if "size" in spec:

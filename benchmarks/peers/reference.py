@@ -1,4 +1,4 @@
-"""Writes what all frameworks start from and prints the first loss; the job comes on stdin.
+"""Writes the arrays that all frameworks start from and prints the loss; reads a job from stdin.
 
 python -m benchmarks.peers.reference ARRAYS.npz
 """
@@ -13,7 +13,7 @@ from flaxcifar.cli.command import run_command
 
 
 def main(argv: list[str]) -> None:
-    """Prints the loss alone on the last line."""
+    """Prints the loss on the last line."""
     print(write_arrays(Job(**json.load(sys.stdin)), Path(argv[0])))
 
 

@@ -1,28 +1,24 @@
-"""One run of flaxcifar for `benchmarks.startup`: a request on stdin, JSON on stdout."""
+"""One run of flaxcifar for `benchmarks.startup`. Reads a request from stdin, prints JSON."""
 
-import importlib
-import json
-import sys
 import tempfile
 import time
+from typing import Any
+
+from benchmarks.jobs import MODELS, ROOT, Job, recipe
+from benchmarks.worker import answer, use_threads
 
 
-def main() -> None:
-    """Does what flaxcifar.main does, and notes when the first step was done."""
-    request = json.load(sys.stdin)
-
-    from benchmarks.jobs import MODELS, ROOT, Job, recipe
-    from benchmarks.worker import use_threads
-
-    job = Job(**request["job"])
+def run(job: dict[str, Any], steps: int, cache_dir: str, began: float) -> dict[str, Any]:
+    """Trains as flaxcifar.main does; returns the seconds from `began` to each moment."""
+    job = Job(**job)
     use_threads(job.threads)
-    settings = recipe(job, f"data.cache_dir={request['cache_dir']}", "total_epochs=1")
-    settings.total_steps = request["steps"]
+    settings = recipe(job, f"data.cache_dir={cache_dir}", "total_epochs=1")
+    settings.total_steps = steps
 
     import jax
 
-    from benchmarks.peers.flaxcifar_peer import PACKAGES
-    from flaxcifar import api, config, ops
+    from benchmarks.peers.flaxcifar_peer import described
+    from flaxcifar import api, config
     from flaxcifar.training import loop
 
     moments = {"imported": time.time()}
@@ -44,15 +40,9 @@ def main() -> None:
     loop.make_train_fn = timed
     with tempfile.TemporaryDirectory() as workdir:
         state = api.train(settings, workdir)
-    answer = {moment: when - request["began"] for moment, when in moments.items()}
-    answer |= {
-        "steps": int(state.step),
-        "device": jax.devices()[0].device_kind,
-        "convolution": ops.resolve(),
-        "versions": {name: importlib.import_module(name).__version__ for name in PACKAGES},
-    }
-    print(json.dumps(answer))
+    seconds = {moment: when - began for moment, when in moments.items()}
+    return seconds | {"steps": int(state.step)} | described()
 
 
 if __name__ == "__main__":
-    main()
+    answer(run)

@@ -1,20 +1,16 @@
-"""One run of Keras for `benchmarks.startup`: a request on stdin, JSON on stdout."""
+"""One run of Keras for `benchmarks.startup`. Reads a request from stdin, prints JSON."""
 
-import importlib
-import json
-import sys
 import tempfile
 import time
+from typing import Any
+
+from benchmarks.jobs import Job
+from benchmarks.worker import answer, use_threads, versions
 
 
-def main() -> None:
-    """Loads, trains, evaluates and saves, noting when the first step was done."""
-    request = json.load(sys.stdin)
-
-    from benchmarks.jobs import Job
-    from benchmarks.worker import use_threads
-
-    job = Job(**request["job"])
+def run(job: dict[str, Any], steps: int, cache_dir: str, began: float) -> dict[str, Any]:
+    """Loads, trains, evaluates and saves; returns the seconds from `began` to each moment."""
+    job = Job(**job)
     use_threads(job.threads)
 
     import keras
@@ -30,7 +26,7 @@ def main() -> None:
     on_gpu = keras_steps.accelerator(backend) is not None
     model = keras_peer.compiled(job, weights, sample.shape[1:], on_gpu)
     images, labels, test_images, test_labels = keras_pipelines.read_dataset(job.dataset_file)
-    steps = request["steps"] or len(images) // job.batch
+    steps = steps or len(images) // job.batch
     laps = keras_pipelines.Laps()
     data = keras_pipelines.inputs(job, "layers", images, labels)
     model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[laps])
@@ -38,17 +34,14 @@ def main() -> None:
     model.evaluate(test_images, test_labels, batch_size=512, verbose=0)
     with tempfile.TemporaryDirectory() as directory:
         model.save_weights(f"{directory}/model.weights.h5")
-    answer = {moment: when - request["began"] for moment, when in moments.items()}
-    answer |= {
+    seconds = {moment: when - began for moment, when in moments.items()}
+    return seconds | {
         "steps": steps,
         "device": keras_steps.accelerator(backend) or "cpu",
         "convolution": None,
-        "versions": {
-            name: importlib.import_module(name).__version__ for name in ("keras", backend)
-        },
+        "versions": versions(("keras", backend)),
     }
-    print(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    main()
+    answer(run)

@@ -1,4 +1,4 @@
-"""The networks of flaxcifar/models in PyTorch, and their weights under flaxcifar's paths."""
+"""flaxcifar's networks in PyTorch, which take weights by flaxcifar's paths."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# flaxcifar's names of weights, and PyTorch's.
+# From flaxcifar's names of weights to PyTorch's.
 WEIGHTS = {
     "kernel": "weight",
     "scale": "weight",
@@ -42,7 +42,7 @@ class Flatten(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean over the map."""
+    """Global average pooling."""
 
     def forward(self, x):
         return x.mean((2, 3))
@@ -84,7 +84,7 @@ def vgg16(
 
 
 class SameConv(nn.Conv2d):
-    """A convolution that pads even maps as TensorFlow's SAME does: at the end where strided."""
+    """A convolution with TensorFlow's SAME padding for even maps: only at the end if strided."""
 
     def forward(self, x):
         if self.kernel_size == (3, 3) and self.stride == (2, 2):
@@ -93,7 +93,7 @@ class SameConv(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut that is a convolution too."""
+    """Two convolutions, and a shortcut with a convolution."""
 
     def __init__(self, before: int, features: int, stride: int):
         super().__init__()
@@ -117,7 +117,7 @@ def resnet(
     widths: Sequence[int] = (128, 256, 512, 1024),
     dropout: float = 0.5,
 ) -> nn.Module:
-    """The ResNet whose shortcuts are all convolutions."""
+    """A ResNet with convolutions in all shortcuts."""
     before = widths[0]
     stem = OrderedDict(
         conv=_conv(image_shape[-1], before),
@@ -159,7 +159,7 @@ def crcv(
 
 
 class SpeedStage(nn.Module):
-    """Convolutions, each with BatchNorm and activation; a pool follows the first of them."""
+    """Convolutions, each with BatchNorm and activation. A pool follows the first one."""
 
     def __init__(
         self, before: int, features: int, depth: int, activation: nn.Module, momentum: float
@@ -168,7 +168,7 @@ class SpeedStage(nn.Module):
         self.depth, self.activation = depth, activation
         for n in range(1, depth + 1):
             setattr(self, f"conv{n}", nn.Conv2d(before, features, 3, padding=1, bias=False))
-            # The scale stays one and belongs to no group.
+            # Without scale. PyTorch has no option for that.
             norm = nn.BatchNorm2d(features, eps=1e-12, momentum=1 - momentum)
             norm.weight = None
             setattr(self, f"norm{n}", norm)
@@ -217,7 +217,11 @@ class SpeedNet(nn.Module):
 
 
 def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-    """Gives the model its weights by path; raises where the paths or shapes are not the same."""
+    """Sets the weights by path.
+
+    Raises:
+      ValueError: the paths differ.
+    """
     state = {}
     for path, value in weights.items():
         *module, name = path.split("/")
@@ -227,10 +231,10 @@ def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     counters = {key for key in model.state_dict() if key.endswith("num_batches_tracked")}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or set(missing) - counters:
-        raise ValueError(f"not the same network: {[*missing, *unexpected]}")
+        raise ValueError(f"the networks differ in {[*missing, *unexpected]}")
 
 
 def count(model: nn.Module) -> int:
-    """Returns the numbers in the parameters and statistics."""
+    """Returns the number of parameters and batch statistics."""
     tensors = model.state_dict().items()
     return sum(x.numel() for name, x in tensors if not name.endswith("num_batches_tracked"))

@@ -1,6 +1,6 @@
-"""PyTorch: eager or compiled, in channels_last, with autocast where bfloat16 is asked for.
+"""PyTorch: eager or compiled, in channels_last, with autocast for bfloat16.
 
-The L2 penalty is the optimizer's weight decay, which costs least, and the optimizer is fused.
+The optimizer is fused. The L2 penalty is its weight decay, which is cheapest.
 """
 
 import functools
@@ -15,7 +15,7 @@ from benchmarks.peers.peer import Peer, network_spec, read_arrays
 
 
 def make(job: Job) -> Peer:
-    """Returns PyTorch's part."""
+    """Returns the training step in PyTorch."""
     torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,14 +66,14 @@ def load(job: Job, settings, device: torch.device) -> tuple[nn.Module, torch.Ten
     spec = network_spec(settings, weights)
     model = torch_networks.build(spec, images.shape[1:], weights["head/kernel"].shape[-1])
     torch_networks.set_weights(model, weights)
-    # NHWC in memory is what channels_last means.
+    # channels_last means NHWC in memory.
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
     model = model.to(device, memory_format=torch.channels_last)
     return model, images.to(device), torch.from_numpy(labels).long().to(device)
 
 
 def freeze(model: nn.Module, pattern: str) -> None:
-    """Leaves out of training, and in evaluation mode, the modules that the pattern names."""
+    """Freezes the modules that match a pattern and sets them to evaluation mode."""
     for path, module in model.named_modules():
         if pattern and path and matches(pattern, path.replace(".", "/")):
             module.eval().requires_grad_(False)
@@ -94,7 +94,7 @@ def _autocast(job: Job, device: torch.device) -> torch.autocast:
 
 
 def _penalized(settings, model: nn.Module) -> list[nn.Parameter]:
-    """Returns the parameters that the config's L2 penalty holds for: they are all kernels."""
+    """Returns the parameters with the L2 penalty of a config, which are all kernels."""
     if not settings.l2.coefficient:
         return []
     kernels = [(name, x) for name, x in model.named_parameters() if x.ndim > 1]
@@ -106,7 +106,7 @@ def _penalized(settings, model: nn.Module) -> list[nn.Parameter]:
 
 
 def _optimizers(settings, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Returns an optimizer for all that trains, or one for each group that has its own."""
+    """Returns one optimizer, or one per parameter group if groups have their own."""
     own = {pattern: group for pattern, group in settings.param_groups if not isinstance(group, str)}
     if not own:
         return [_optimizer(settings, model)]
@@ -138,10 +138,10 @@ def _of_group(spec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon as airbench94_muon has it: Nesterov's momentum, kernels of constant norm.
+    """Muon as in airbench94_muon, with Nesterov momentum and kernels of constant norm.
 
-    Newton-Schulz runs in bfloat16 on a GPU and in float32 on a CPU, where PyTorch's products of
-    bfloat16 may be a hundred times slower.
+    Newton-Schulz runs in bfloat16 on a GPU. It runs in float32 on a CPU, where PyTorch's bfloat16
+    products may be a hundred times slower.
     """
 
     def __init__(self, parameters, learning_rate: float, momentum: float, ns_steps: int):
@@ -187,4 +187,4 @@ def _optimizer(settings, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, spec.learning_rate, **keywords, fused=True)
     if spec.name == "adam":
         return torch.optim.Adam(groups, spec.learning_rate, eps=spec.eps, fused=True)
-    raise ValueError(f"no counterpart of the optimizer {spec.name!r}")
+    raise ValueError(f"optimizer {spec.name!r} has no counterpart in PyTorch")

@@ -1,4 +1,4 @@
-"""The benchmarks themselves, with a worker that only pretends to compute."""
+"""The benchmarks, with workers that do not compute."""
 
 import dataclasses
 
@@ -16,12 +16,10 @@ from benchmarks import (
     records,
     startup,
     throughput,
-    worker,
 )
 from benchmarks.jobs import Job
 from benchmarks.peers import flaxcifar_peer
 from benchmarks.processes import Worker, WorkerError
-from flaxcifar import data
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 
@@ -69,7 +67,7 @@ def test_the_matrix_rate_is_operations_over_the_best_time(monkeypatch):
     assert rate == pytest.approx(10 * 2 * 16**3 / 2.0)
 
 
-def test_frameworks_take_turns_there_and_back(tmp_path):
+def test_frameworks_take_turns_in_alternating_order(tmp_path):
     flags = ("--models", "crcv", "--precision", "float32", "--rounds", "3")
     run(throughput, tmp_path, *flags, "--frameworks", "flaxcifar,keras-jax,keras-tensorflow")
     trained = "".join(name[6] for do, name in FakeWorker.asked if do == "train")
@@ -131,17 +129,17 @@ def test_startup_writes_cold_and_warm(tmp_path, monkeypatch):
     assert {(row["framework"], row["state"]) for row in rows} == {
         (framework, state) for framework in ("flaxcifar", "keras-jax") for state in ("cold", "warm")
     }
-    # Every cold run has its own empty directory, which the warm one after it finds filled.
+    # Every cold run has its own empty directory, which the following warm run reuses.
     assert [a == b for a, b in zip(seen[::2], seen[1::2], strict=True)] == [True] * 4
     assert len(set(seen)) == 4
     promised = {"first_step_seconds", "finished_seconds", "finished_spread"}
     assert {*COMMON, *promised} - {"spread"} <= rows[0].keys()
 
 
-def test_the_cost_of_a_save_is_its_stop_and_what_the_steps_after_it_take_longer():
+def test_the_cost_of_a_save_is_its_stop_plus_the_slowdown_of_the_steps():
     job = Job("flaxcifar", model="vgg16", batch=128)
     described = dict(device="cpu", convolution=None, versions={}, steps=4, megabytes=120.0)
-    # One step of the last pair was slow for another reason.
+    # One step of the last pair was slow for an unrelated reason.
     saving = [[0.2, 1.1, 1.0], [0.3, 1.1, 1.0], [0.2, 1.1, 1.9]]
     without = [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
     row = checkpoints.make_row(job, described | {"with": saving, "without": without}, quick=False)
@@ -151,10 +149,9 @@ def test_the_cost_of_a_save_is_its_stop_and_what_the_steps_after_it_take_longer(
     assert "1.00 %" in list(checkpoints.table([row]).columns[-1].cells)
 
 
-def test_saves_and_stretches_without_them_come_in_pairs(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset(train=20, classes=10))
+def test_stretches_with_and_without_a_save_are_paired(monkeypatch):
     monkeypatch.setattr(jobs, "recipe", lambda job: tiny.config(**{"data.validation_percent": 0.0}))
-    monkeypatch.setattr(worker, "use_threads", lambda threads: None)
+    monkeypatch.setattr(checkpoints, "use_threads", lambda threads: None)
     with parallel.using(jax.devices()[:1]):
         job = dataclasses.asdict(Job("flaxcifar", batch=16))
         found = checkpoints.work(job=job, pairs=2, seconds=0.3)
@@ -168,8 +165,8 @@ def test_bad_flags_are_refused(tmp_path):
         (("--frameworks", "tensorflow"), "unknown framework 'tensorflow'"),
         (("--models", "lenet"), "unknown model 'lenet'"),
         (("--precision", "float16"), "float16"),
-        (("--rounds", "-1"), "--rounds is -1"),
-        (("--frameworks", "torch"), "none of the frameworks"),
+        (("--rounds", "-1"), "--rounds must be at least 1"),
+        (("--frameworks", "torch"), "none is installed"),
     ):
         with pytest.raises(UserError, match=message):
             throughput.main([*flags, "--output", str(tmp_path / "rows.jsonl")])
@@ -177,14 +174,14 @@ def test_bad_flags_are_refused(tmp_path):
 
 def test_a_name_chooses_the_convolutions_and_the_scan():
     job = Job("flaxcifar-jax-scan", convolution="xla")
-    assert (job.family, job.path, job.steps_per_dispatch) == ("flaxcifar", "jax", 4)
+    assert (job.family, job.backend, job.steps_per_dispatch) == ("flaxcifar", "jax", 4)
     assert jobs.recipe(job).ops.convolution == "jax"
     job = dataclasses.replace(job, framework="flaxcifar")
-    assert (job.path, job.steps_per_dispatch) == ("xla", 1)
-    assert Job("keras-jax", convolution="xla").path == "auto"
+    assert (job.backend, job.steps_per_dispatch) == ("xla", 1)
+    assert Job("keras-jax", convolution="xla").backend == "auto"
 
 
-def test_the_recipe_is_the_configs_without_what_is_no_part_of_a_step():
+def test_the_recipe_has_no_augmentation_or_averaging():
     settings = jobs.recipe(Job("flaxcifar", model="vgg16", frozen="stage1|stage2"))
     assert settings.augment == () and not settings.ema_decay and settings.l2.coefficient == 5e-4
     assert settings.optimizer.name == "sgd" and settings.optimizer.nesterov
@@ -192,7 +189,7 @@ def test_the_recipe_is_the_configs_without_what_is_no_part_of_a_step():
     assert jobs.recipe(Job("flaxcifar", model="resnet")).optimizer.name == "adam"
 
 
-def test_a_worker_says_why_it_fails():
+def test_a_failing_worker_reports_why():
     with pytest.raises(WorkerError, match="No module named 'benchmarks.peers.nobody_peer'"):
         Worker(Job("nobody"))
 

@@ -1,8 +1,8 @@
-"""The other frameworks train flaxcifar's networks: narrow ones here."""
+"""The other frameworks train the same networks, here narrow ones."""
 
 import dataclasses
 import importlib.util
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from benchmarks.jobs import Job
 from benchmarks.peers import keras_peer
 from benchmarks.peers.flaxcifar_peer import write_arrays
 from benchmarks.peers.peer import read_arrays
-from flaxcifar import data
 from flaxcifar.data.dataset import Dataset, Split
+from flaxcifar.data.source import Source
+from flaxcifar.data.sources import SOURCES
 from flaxcifar.models.crcv import SIZES
 from flaxcifar.optim.param_groups import FROZEN, assign_groups
 
@@ -26,26 +27,33 @@ NARROW = {
 }
 
 
-def small_dataset(config):
+def noise(directory: str, image_size: int) -> Source:
+    """A data source of random images."""
+    return Source("noise", "noise", lambda _: noise_dataset(), Path(directory), ())
+
+
+SOURCES.register(noise)
+
+
+def noise_dataset():
     rng = np.random.default_rng(0)
 
     def split(count):
         labels = np.arange(count, dtype=np.int32) % CLASSES
         return Split(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels)
 
-    return Dataset("small", split(40), split(10), tuple(f"class {n}" for n in range(CLASSES)))
+    return Dataset("noise", split(40), split(10), tuple(f"class {n}" for n in range(CLASSES)))
 
 
 @pytest.fixture
 def job_and_loss(model, tmp_path, monkeypatch):
     name, own, modules = jobs.MODELS[model]
-    monkeypatch.setitem(jobs.MODELS, model, (name, own + NARROW[model], modules))
+    changes = (*own, *NARROW[model], f"data.cache_dir={tmp_path}")
+    monkeypatch.setitem(jobs.MODELS, model, (name, changes, modules))
     monkeypatch.setitem(SIZES, "slim", ((4,), (8,), (8, 12), (16,)))
-    monkeypatch.setattr(data, "load", small_dataset)
-    # The reference is computed by XLA's convolutions; other tests choose for themselves.
-    monkeypatch.setattr(sys.modules["flaxcifar.ops.convolution"], "_chosen", None)
-    job = Job("keras-tensorflow", model=model, batch=16, arrays=str(tmp_path / "arrays.npz"))
-    return job, write_arrays(job, tmp_path / "arrays.npz")
+    arrays = tmp_path / "arrays.npz"
+    job = Job("keras-tensorflow", model=model, batch=16, dataset="noise", arrays=str(arrays))
+    return job, write_arrays(job, arrays)
 
 
 def count(job):
@@ -90,7 +98,7 @@ def test_all_frameworks_have_the_same_network(job_and_loss):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize("model", ["speednet"])
 def test_pytorch_takes_the_same_steps_with_muon(job_and_loss):
-    """Three steps of the recipe on one batch: the same losses, so the same updates."""
+    """Equal losses over three steps on one batch imply equal updates."""
     import torch
 
     from benchmarks.peers import flaxcifar_peer, torch_peer

@@ -7,7 +7,6 @@ import tiny
 from benchmarks import scaling
 from benchmarks.jobs import Job
 from benchmarks.processes import WorkerError
-from flaxcifar import data
 
 JOB = Job(framework="flaxcifar", model="crcv", batch=16, threads=2)
 
@@ -16,7 +15,7 @@ def test_two_processes_and_two_devices_see_the_same_losses():
     (one,) = scaling.run_layout(JOB, 1, 2)
     two = scaling.run_layout(JOB, 2, 1)
     assert [found["losses"] for found in two] == [pytest.approx(one["losses"], rel=1e-4)] * 2
-    # At least the gradients: 322,000 parameters of four bytes.
+    # At least the gradients: 322,000 parameters of 4 bytes.
     assert one["collectives"] >= 1 and one["sent_bytes"] > 4 * 320_000
 
 
@@ -59,7 +58,6 @@ def test_wrappers_are_shares_of_jit_turn_by_turn(monkeypatch):
 
 
 def test_all_wrappers_are_timed(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: tiny.dataset())
     monkeypatch.setattr("benchmarks.jobs.recipe", lambda job: tiny.config(batch_size=8))
     monkeypatch.setattr("flaxcifar.devices.parallel.all_devices", lambda: tuple(jax.devices()[:1]))
     found = scaling._time(JOB, rounds=2, seconds=0.05)

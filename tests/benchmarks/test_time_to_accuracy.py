@@ -1,4 +1,4 @@
-"""Rows and tables from whole runs that are made up here."""
+"""Rows and tables of time to accuracy, from fake runs."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def test_every_config_has_three_clocks_and_the_mean_of_all_seeds(runs, tmp_path,
     assert rows[0]["test_accuracy"]["deviation"] == pytest.approx(1)
     assert rows[0]["test_augmented_accuracy"]["mean"] == pytest.approx(92)
     assert rows[-1]["test_augmented_accuracy"] is None
-    # A cold run has caches of its own, which the warm one after it finds filled.
+    # A cold run has its own caches, which the following warm run reuses.
     assert runs[0][3] == runs[1][3] and len({caches for *_, caches in runs}) == 6
     lines = capsys.readouterr().out.splitlines()
     first = {
@@ -86,10 +86,10 @@ def test_keras_counts_after_every_epoch(tmp_path, monkeypatch, capsys):
 
 def test_bad_flags_are_refused(tmp_path):
     for flags, message in (
-        (("--configs", "speed95"), "no config file"),
+        (("--configs", "speed95"), "no such config file"),
         (("--configs", "crcv:total_epoch=5"), "did you mean 'total_epochs'"),
         (("--keras", "resnet"), "there are: vgg, crcv"),
-        (("--seeds", "0"), "--seeds is 0"),
+        (("--seeds", "0"), "--seeds must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             time_to_accuracy.main([*flags, "--output", str(tmp_path / "rows.jsonl")])
