@@ -16,7 +16,7 @@ from flaxcifar.training.step import create_state, train_steps
 
 @pytest.fixture(scope="module")
 def exp():
-    return experiment.build(tiny.config())
+    return experiment.build(config())
 
 
 @functools.lru_cache
@@ -24,6 +24,10 @@ def compiled(recipe, devices=1, wrapper=parallel.pmap):
     """The steps of `recipe` on the first devices, as a run compiles them."""
     step = functools.partial(train_steps, recipe)
     return wrapper(step, replicated=5, batch_axis=1, devices=jax.devices()[:devices])
+
+
+def config(**changes):
+    return tiny.config(**{"model": dict(name="one_stage")} | changes)
 
 
 def batches(exp, steps):
@@ -105,7 +109,8 @@ def test_the_resident_dataset_gives_the_same_steps(exp):
 
 
 def test_the_loss_goes_down():
-    _, losses = train(experiment.build(tiny.config(**{"augment": ()})), steps=9)
+    fast = dict(name="sgd", learning_rate=0.3, momentum=0.9)
+    _, losses = train(experiment.build(config(augment=(), optimizer=fast)), steps=9)
     assert np.mean(losses[-2:]) < 0.8 * losses[0]
 
 
@@ -117,7 +122,7 @@ def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit():
         "ema_decay": 0.9,
         "total_epochs": 20,
     }
-    exp = experiment.build(tiny.config(**changes))
+    exp = experiment.build(config(**changes))
     state = start_state(exp)
     state, zero = parallel.replicate((state, Metrics.zero()), jax.devices()[:1])
     run = compiled(exp.recipe)
@@ -136,7 +141,7 @@ def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit():
 
 def test_no_gradient_of_frozen_parameters_is_computed():
     def flops(groups):
-        exp = experiment.build(tiny.config(param_groups=groups))
+        exp = experiment.build(config(param_groups=groups))
         state = start_state(exp)
         step = jax.vmap(
             functools.partial(train_steps, exp.recipe),
@@ -147,13 +152,13 @@ def test_no_gradient_of_frozen_parameters_is_computed():
         lowered = jax.jit(step).lower(exp.hyperparams, state, Metrics.zero(), {}, 1, one)
         return lowered.cost_analysis()["flops"]
 
-    assert flops((("stage[12]", "frozen"),)) < 0.6 * flops(())
+    assert flops((("stage1", "frozen"),)) < 0.6 * flops(())
 
 
 def test_a_group_trains_at_its_own_rate():
     spec = {"optimizer": dict(name="sgd", learning_rate=0.1)}
-    plain = experiment.build(tiny.config(**spec))
-    scaled = experiment.build(tiny.config(**spec, param_groups=(("head", 0.5),)))
+    plain = experiment.build(config(**spec))
+    scaled = experiment.build(config(**spec, param_groups=(("head", 0.5),)))
     a, b = train(plain, steps=1)[0], train(scaled, steps=1)[0]
     for path, start in plain.params.items():
         ratio = 0.5 if path.startswith("head") else 1.0
@@ -164,9 +169,9 @@ def test_a_group_trains_at_its_own_rate():
 
 def test_l2_adds_the_sum_of_squares_to_the_gradient():
     spec = {"optimizer": dict(name="sgd", learning_rate=0.1)}
-    plain = experiment.build(tiny.config(**spec))
+    plain = experiment.build(config(**spec))
     decayed = experiment.build(
-        tiny.config(**spec, **{"l2.coefficient": 0.3, "l2.pattern": "(?!head/).*/kernel"})
+        config(**spec, **{"l2.coefficient": 0.3, "l2.pattern": "(?!head/).*/kernel"})
     )
     a, b = train(plain, steps=1)[0], train(decayed, steps=1)[0]
     for path, start in plain.params.items():
@@ -177,7 +182,7 @@ def test_l2_adds_the_sum_of_squares_to_the_gradient():
 
 
 def test_the_moving_average_follows_its_definition():
-    exp = experiment.build(tiny.config(ema_decay=0.5))
+    exp = experiment.build(config(ema_decay=0.5))
     average = {path: np.asarray(value) for path, value in exp.params.items()}
     for steps in range(1, 5):
         state, _ = train(exp, steps=steps)
@@ -189,7 +194,7 @@ def test_the_moving_average_follows_its_definition():
 
 def test_lookahead_sets_the_trained_weights_to_slow_ones_now_and_then(exp):
     spec = {"lookahead.every_steps": 2, "lookahead.decay": 0.8, "lookahead.power": 1.0}
-    plain, exp = exp, experiment.build(tiny.config(**spec))
+    plain, exp = exp, experiment.build(config(**spec))
     start = {path: np.asarray(value) for path, value in exp.params.items()}
     fast = train(plain, steps=2)[0].params
     before, after = train(exp, steps=1)[0], train(exp, steps=2)[0]
@@ -210,7 +215,7 @@ def test_runs_that_differ_in_arguments_alone_share_a_recipe_and_are_not_equal(ex
         "optimizer": dict(name="sgd", learning_rate=0.2, momentum=0.5),
         "early_stopping.patience": 4,
     }
-    other = experiment.build(tiny.config(**changes))
+    other = experiment.build(config(**changes))
     assert other.recipe == exp.recipe and hash(other.recipe) == hash(exp.recipe)
     assert not np.array_equal(other.params["head/kernel"], exp.params["head/kernel"])
     borrowed = dataclasses.replace(other, recipe=exp.recipe)
@@ -230,11 +235,11 @@ def test_runs_that_differ_in_arguments_alone_share_a_recipe_and_are_not_equal(ex
         {"batch_size": 8},
         {"total_epochs": 3},
         {"ema_decay": 0.9},
-        {"selection.keep_percent": 50.0, "proxy": dict(name="tiny")},
+        {"selection.keep_percent": 50.0, "proxy": dict(name="one_stage")},
     ],
 )
 def test_what_the_compiled_step_depends_on_makes_recipes_differ(exp, changes):
-    assert experiment.build(tiny.config(**changes)).recipe != exp.recipe
+    assert experiment.build(config(**changes)).recipe != exp.recipe
 
 
 def test_smaller_images_are_trained_on_after_augmentation(exp):
@@ -246,7 +251,7 @@ def test_smaller_images_are_trained_on_after_augmentation(exp):
 
 def test_accumulated_batches_equal_one_larger_batch():
     spec = {"optimizer": dict(name="sgd", learning_rate=0.1), "augment": ()}
-    small = experiment.build(tiny.config(**spec, accumulation_steps=2, batch_size=16))
+    small = experiment.build(config(**spec, accumulation_steps=2, batch_size=16))
     state = start_state(small)
     start = jax.tree.map(jnp.copy, state.params)
     assert_same(train(small, steps=1)[0].params, start)
@@ -256,7 +261,7 @@ def test_accumulated_batches_equal_one_larger_batch():
 
 
 def test_the_learning_rate_scale_scales_the_update():
-    exp = experiment.build(tiny.config(optimizer=dict(name="sgd", learning_rate=0.1)))
+    exp = experiment.build(config(optimizer=dict(name="sgd", learning_rate=0.1)))
     run, one = compiled(exp.recipe), batches(exp, 1)
     state = start_state(exp)
     halved = state.replace(learning_rate_scale=jnp.float32(0.5))
