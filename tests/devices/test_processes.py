@@ -2,18 +2,19 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import processes_worker
 import pytest
 import tiny
 
@@ -21,7 +22,9 @@ from flaxcifar.devices import parallel, processes
 from flaxcifar.errors import UserError
 from flaxcifar.training.loop import train_and_evaluate
 
-WORKER = Path(__file__).parents[1] / "processes_worker.py"
+# Processes are forked from one that has imported everything.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["processes_worker"])
 pytestmark = pytest.mark.xdist_group("hosts")
 
 
@@ -39,35 +42,27 @@ def start(jobs, count, devices=1):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    started = []
+    output, started = Path(tempfile.mkdtemp(dir=jobs[0][0].parent)), []
     for n in range(count):
-        own = [
-            [str(w), changes[n] if isinstance(changes, list) else changes] for w, changes in jobs
-        ]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, str(WORKER), address, str(count), str(n), json.dumps(own)],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+        own = [(w, changes[n] if isinstance(changes, list) else changes) for w, changes in jobs]
+        process = FORKED.Process(
+            target=processes_worker.main, args=(address, count, n, devices, own, output / str(n))
         )
+        process.start()
+        started.append((process, output / str(n)))
     return started
 
 
 def finish(started):
     """Returns how each process has ended."""
-    try:
-        found = [(*process.communicate(timeout=600), process.returncode) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [Ended(code, out, err) for out, err, code in found]
+    ended = []
+    for process, output in started:
+        process.join(600)
+        process.kill()
+        process.join()
+        texts = (output.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
+        ended.append(Ended(process.exitcode, *texts))
+    return ended
 
 
 def train_together(jobs, count, devices=1):
@@ -109,7 +104,13 @@ def assert_trained(ended):
     assert not any("epoch" in process.out for process in ended[1:])
 
 
-RESIDENT = {"data.pipeline": "resident"}
+# Quick to compile: no augmentation, half of the tiny network, no self-test of convolutions.
+RESIDENT = {
+    "model": dict(name="one_stage"),
+    "augment": (),
+    "ops.convolution": "xla",
+    "data.pipeline": "resident",
+}
 HALF = RESIDENT | {"total_steps": 9}
 
 
@@ -121,19 +122,69 @@ def straight(tmp_path_factory):
     return workdir
 
 
+# Long enough to be interrupted: there is a checkpoint every five of 72 steps.
+LONG = RESIDENT | {"total_epochs": 8, "checkpoint.every_steps": 5}
+
+
+def start_long_run(workdir):
+    """Returns the two processes of a run that has saved its first checkpoint."""
+    started, end = start([[workdir, LONG]], 2, devices=2), time.monotonic() + 300
+    while not any(workdir.glob("checkpoints/latest/[0-9]*")):
+        if time.monotonic() > end or not started[0][0].is_alive():
+            for process, _ in started:
+                process.kill()
+            pytest.fail(f"no checkpoint: {finish(started)}")
+        time.sleep(0.02)
+    return started
+
+
 @pytest.fixture(scope="module")
-def pair(straight, tmp_path_factory):
+def stopped(tmp_path_factory):
+    """A run of which one process got a SIGTERM, and how both have ended."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    started = start_long_run(workdir)
+    os.kill(started[1][0].pid, signal.SIGTERM)
+    return workdir, finish(started)
+
+
+def kill_one(workdir, victim):
+    """Returns how the other process has ended, and after how many seconds."""
+    started = start_long_run(workdir)
+    started[victim][0].kill()
+    began = time.monotonic()
+    return finish(started)[1 - victim], time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """{victim: a run of which that process was killed, and how the other has ended}."""
+    workdirs = {victim: tmp_path_factory.mktemp("killed") for victim in (0, 1)}
+    return {victim: (workdir, kill_one(workdir, victim)) for victim, workdir in workdirs.items()}
+
+
+@pytest.fixture(scope="module")
+def pair(straight, stopped, killed, tmp_path_factory):
     """Two processes of two devices, and the jobs that they have trained: {name: how it ended}."""
     root = tmp_path_factory.mktemp("pair")
+    interrupted = {
+        "stopped": stopped[0],
+        "first killed": killed[0][0],
+        "second killed": killed[1][0],
+    }
+    for name, workdir in interrupted.items():
+        assert not (workdir / "summary.json").exists()
+        shutil.copytree(workdir, root / name)
     alone(root / "begun alone", **HALF)
     shutil.copytree(straight, root / "finished")
     jobs = {
-        "straight": {"data.pipeline": "host"},
+        "straight": RESIDENT | {"data.pipeline": "host"},
         "begun together": HALF,
         "begun alone": RESIDENT,
         "finished": RESIDENT,
         "another seed": [RESIDENT, RESIDENT | {"seed": 1}],
         "no dataset": [RESIDENT, RESIDENT | {"data.dir": str(root / "nowhere")}],
+        "long": LONG,
+        **dict.fromkeys(interrupted, LONG),
     }
     ended = train_together([[root / name, changes] for name, changes in jobs.items()], 2, devices=2)
     return root, dict(zip(jobs, ended, strict=True))
@@ -188,51 +239,6 @@ def test_processes_that_disagree_all_end_before_training(pair, job, words):
     assert not (root / job / "checkpoints").exists()
 
 
-# Long enough to be interrupted: there is a checkpoint every five of 72 steps.
-# XLA's own convolutions need no self-test.
-LONG = RESIDENT | {"total_epochs": 8, "checkpoint.every_steps": 5, "ops.convolution": "xla"}
-
-
-def start_long_run(workdir):
-    """Returns the two processes of a run that has saved its first checkpoint."""
-    started, end = start([[workdir, LONG]], 2), time.monotonic() + 300
-    while not any(workdir.glob("checkpoints/latest/[0-9]*")):
-        if time.monotonic() > end or started[0].poll() is not None:
-            pytest.fail(f"no checkpoint: {kill(started)}")
-        time.sleep(0.02)
-    return started
-
-
-def kill(started):
-    for process in started:
-        process.kill()
-    return finish(started)
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A run of which one process got a SIGTERM, and how both have ended."""
-    workdir = tmp_path_factory.mktemp("stopped")
-    started = start_long_run(workdir)
-    started[1].send_signal(signal.SIGTERM)
-    return workdir, finish(started)
-
-
-def kill_one(workdir, victim):
-    """Returns how the other process has ended, and after how many seconds."""
-    started = start_long_run(workdir)
-    started[victim].kill()
-    began = time.monotonic()
-    return finish(started)[1 - victim], time.monotonic() - began
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """{victim: a run of which that process was killed, and how the other has ended}."""
-    workdirs = {victim: tmp_path_factory.mktemp("killed") for victim in (0, 1)}
-    return {victim: (workdir, kill_one(workdir, victim)) for victim, workdir in workdirs.items()}
-
-
 def test_a_sigterm_to_one_stops_all_after_the_same_step(stopped):
     workdir, ended = stopped
     assert [process.code for process in ended] == [143, 143], ended
@@ -252,14 +258,12 @@ def test_the_other_ends_when_one_dies(killed, victim):
     assert re.search("another process of the run has ended|another task died", survivor.err)
 
 
-def test_interrupted_runs_of_two_resume_to_the_same_results(stopped, killed, tmp_path):
-    straight, interrupted = tmp_path, [stopped[0], killed[0][0], killed[1][0]]
-    assert not any((workdir / "summary.json").exists() for workdir in interrupted)
-    ended = train_together([[workdir, LONG] for workdir in (straight, *interrupted)], 2)
-    for workdir, job in zip(interrupted, ended[1:], strict=True):
-        assert_trained(job)
-        assert "resumed after step" in job[0].out
-        assert results(workdir) == results(straight)
+@pytest.mark.parametrize("job", ["stopped", "first killed", "second killed"])
+def test_interrupted_runs_of_two_resume_to_the_same_results(pair, job):
+    root, ended = pair
+    assert_trained(ended[job])
+    assert "resumed after step" in ended[job][0].out
+    assert results(root / job) == results(root / "long")
 
 
 def test_flags_that_are_incomplete_are_named():
