@@ -58,7 +58,7 @@ def test_bfloat16_is_close_enough():
     updates = {}
     for dtype in ("float32", "bfloat16"):
         tx = orthogonalize_updates(lambda step: 1.0, 0.0, False, 3, dtype, False, 0.0)
-        updates[dtype], _ = tx.update(grads, tx.init(params), params)
+        updates[dtype], _ = jax.jit(tx.update)(grads, tx.init(params), params)
     for key in params:
         a, b = updates["float32"][key], updates["bfloat16"][key]
         assert b.dtype == jnp.float32
@@ -88,7 +88,7 @@ def test_singular_values_come_near_one(shape):
 def test_a_normalised_kernel_keeps_its_norm():
     params = arrays()
     tx = orthogonalize_updates(lambda step: 0.0, 0.9, True, 3, "bfloat16", True, 0.0)
-    updates, _ = tx.update(arrays(1), tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(arrays(1), tx.init(params), params)
     after = optax.apply_updates(params, updates)
     for key, shape in SHAPES.items():
         assert np.linalg.norm(after[key]) == pytest.approx(shape[-1] ** 0.5, rel=1e-5)

@@ -14,9 +14,14 @@ from flaxcifar.training.experiment import build
 BATCH = 64
 
 
+def config(batch=BATCH):
+    changes = {"model": dict(name="one_stage"), "augment": (), "data.pipeline": "resident"}
+    return tiny.config(batch_size=batch, **changes)
+
+
 @pytest.fixture(scope="module")
 def exp():
-    return build(tiny.config(batch_size=BATCH, **{"data.pipeline": "resident"}))
+    return build(config())
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +29,7 @@ def needed(exp):
     """Bytes that a step needs, by batch size."""
 
     def bytes_of(batch):
-        settings = tiny.config(batch_size=batch, **{"data.pipeline": "resident"})
-        step = shapes.training(build(settings, exp.dataset))
+        step = shapes.training(build(config(batch), exp.dataset))
         return out_of_memory.memory_of(step.lower().compile().memory_analysis())
 
     return {batch: bytes_of(batch) for batch in (16, 32, BATCH)}

@@ -21,8 +21,9 @@ def softmax(logits):
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(0, 1000), st.integers(12, 40), st.integers(6, 12))
-def test_against_scikit_learn(seed, count, classes):
+@given(st.integers(0, 1000), st.sampled_from([(12, 6), (23, 9), (40, 12)]))
+def test_against_scikit_learn(seed, shape):
+    count, classes = shape
     logits, labels = make(seed, count, classes)
     losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
     values = compute(measure(jnp.asarray(logits), jnp.asarray(labels), 1.0, losses, None))

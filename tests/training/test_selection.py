@@ -13,9 +13,10 @@ from flaxcifar.training.metrics import Metrics
 from flaxcifar.training.step import create_state, train_steps
 
 CHANGES = {
+    "model": dict(name="one_stage"),
     "selection.keep_percent": 50.0,
     "selection.every_steps": 2,
-    "proxy": dict(name="tiny"),
+    "proxy": dict(name="one_stage"),
     "augment": (),
 }
 
@@ -57,7 +58,7 @@ def test_the_half_with_the_highest_losses_is_trained_on(monkeypatch):
     states, found = run(exp, steps=1)
     index = exp.epoch_batches(0)[0]
     hardest = np.argsort(-proxy_losses(exp, states[0].proxy, index))[: len(index) // 2]
-    plain = experiment.build(tiny.config(augment=(), batch_size=8))
+    plain = experiment.build(tiny.config(model=dict(name="one_stage"), augment=(), batch_size=8))
     half = index[np.sort(hardest)][None, :]
     split = exp.dataset.train
     compiled = parallel.pmap(
