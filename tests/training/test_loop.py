@@ -52,6 +52,7 @@ def rows(workdir):
 
 
 FULL = {
+    "model": dict(name="one_stage"),
     "total_epochs": 3,
     "checkpoint.every_steps": 4,
     "early_stopping.patience": 5,
@@ -260,7 +261,7 @@ def test_the_pipelines_and_several_steps_a_dispatch_train_alike(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    config = tiny.config(total_epochs=6, optimizer=dict(name="sgd", learning_rate=0.05))
+    config = tiny.config(total_epochs=6)
     train_and_evaluate(config, tmp_path)
     good = {path.name for path in (tmp_path / "checkpoints" / "latest").iterdir()}
     config.total_epochs = 7
@@ -332,7 +333,7 @@ def test_a_state_of_another_model_is_refused(tmp_path):
 
 def test_a_rollback_goes_on_with_half_the_learning_rate(tmp_path, capsys):
     """A rate at which the loss overflows, though not at a quarter of it."""
-    changes = {"on_nonfinite": "rollback", "optimizer": dict(name="sgd", learning_rate=0.05)}
+    changes = {"on_nonfinite": "rollback"}
     train_and_evaluate(tiny.config(**changes, total_epochs=1), tmp_path)
     poisoned = {"count": 2}
     finite = loop.finite_means
@@ -352,7 +353,10 @@ def test_a_rollback_goes_on_with_half_the_learning_rate(tmp_path, capsys):
 
 
 def test_rollbacks_end(tmp_path):
-    changes = {"on_nonfinite": "rollback", "optimizer": dict(name="sgd", learning_rate=1e30)}
+    changes = {
+        "on_nonfinite": "rollback",
+        "optimizer": dict(name="sgd", learning_rate=1e30, momentum=0.9),
+    }
     with pytest.raises(RunError, match="not finite"):
         train_and_evaluate(tiny.config(**changes), tmp_path)
 
@@ -361,7 +365,7 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
     uninterrupted, tmp_path, monkeypatch
 ):
     straight, _ = uninterrupted
-    check = Interruption.check
+    check, steps = Interruption.check, []
     for calls in (3, 5, 12):  # within an epoch, or its evaluation
         left = calls
 
@@ -376,6 +380,8 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
             patch.setattr(Interruption, "check", count)
             with pytest.raises(Interrupted, match="SIGTERM"):
                 train_and_evaluate(tiny.config(**FULL), tmp_path)
+        steps.append(max(int(path.name) for path in (tmp_path / "checkpoints/latest").iterdir()))
+    assert steps == [3, 8, 18]
     train_and_evaluate(tiny.config(**FULL), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
     same = [{k: v for k, v in summary(w).items() if k != "timing"} for w in (tmp_path, straight)]
@@ -414,18 +420,36 @@ def test_the_rate_counts_the_time_of_every_step_however_often_it_is_saved(tmp_pa
             super().__init__(*args, **kwargs, now=lambda: ticks[0])
 
     ticks = [0.0]
-    block = jax.block_until_ready
+    block, save = jax.block_until_ready, Checkpoints.save_latest
 
     def tick(x):
-        ticks[0] += 0.5  # waiting for the device is all that takes time
+        ticks[0] += 0.5
         return block(x)
+
+    def slow_save(*args):
+        ticks[0] += 100.0
+        save(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_record, "Clock", Slow)
         patch.setattr(loop.jax, "block_until_ready", tick)
+        patch.setattr(Checkpoints, "save_latest", slow_save)
         train_and_evaluate(tiny.config(**{"checkpoint.every_steps": 1}), tmp_path)
-    # A step of 16 images is waited for at least once.
-    assert summary(tmp_path)["timing"]["images_per_second"] <= 16 / 0.5
+    # A step of 16 images is waited for at least once and at most four times.
+    assert 16 / 2.0 <= summary(tmp_path)["timing"]["images_per_second"] <= 16 / 0.5
+
+
+@pytest.mark.xdist_group("resume")
+def test_a_run_saves_every_so_many_steps_and_after_each_epoch(tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save_latest
+
+    def remember(self, step, arrays, record):
+        saved.append(step)
+        save(self, step, arrays, record)
+
+    monkeypatch.setattr(Checkpoints, "save_latest", remember)
+    train_and_evaluate(tiny.config(**FULL), tmp_path)
+    assert saved == [4, 8, 9, 13, 17, 18, 22, 26, 27]
 
 
 def test_too_small_a_disk_is_refused_before_training(tmp_path, monkeypatch):
