@@ -20,7 +20,8 @@ def normalize(images: Any, mean: Any, divisor: Any) -> Any:
       images: NumPy or JAX array [..., C] on the 0..255 scale, of any dtype.
       mean, divisor: float32 [C] or [1], see `Normalization.arrays`.
     """
-    return (images.astype(np.float32) - mean) / divisor
+    last = (1,) * (images.ndim - 1) + (-1,)
+    return (images.astype(np.float32) - mean.reshape(last)) / divisor.reshape(last)
 
 
 @dataclass(frozen=True)

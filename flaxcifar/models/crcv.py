@@ -8,7 +8,7 @@ from flax import nnx
 
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
-from flaxcifar.models.layers import BatchNorm, Conv, Dropout, make_head, max_pool
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Head, max_pool
 
 # Filters of each stage's convolutions. All stages but the last end with a pool.
 SIZES = {
@@ -76,7 +76,7 @@ class CNN(nnx.Module):
             stage = Stage(features_in, widths, n < self.depth, rate, *common)
             setattr(self, f"stage{n}", stage)
             features_in = widths[-1]
-        self.head = make_head(features_in, num_classes, rngs)
+        self.head = Head(features_in, num_classes, rngs)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -21,9 +22,14 @@ _glorot_uniform = nnx.initializers.glorot_uniform()
 Linear = partial(nnx.Linear, kernel_init=_glorot_uniform)
 
 
-def make_head(features: int, num_classes: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns the output layer, which computes float32 logits [B, num_classes]."""
-    return Linear(features, num_classes, dtype=None, rngs=rngs)
+class Head(nnx.Linear):
+    """The output layer, which computes float32 logits [B, num_classes] from any dtype."""
+
+    def __init__(self, features: int, num_classes: int, rngs: nnx.Rngs) -> None:
+        super().__init__(features, num_classes, kernel_init=_glorot_uniform, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(_wide(x))
 
 
 class Conv(nnx.Conv):
@@ -64,7 +70,7 @@ class Conv(nnx.Conv):
         y = super().__call__(x)
         if not self.adds_bias:
             return y
-        return (_wide(y) + self.bias[...]).astype(y.dtype)
+        return (_wide(y) + self.bias[...].reshape(1, 1, 1, -1)).astype(y.dtype)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -92,7 +98,7 @@ class BatchNorm(nnx.BatchNorm):
             epsilon=epsilon,
             use_scale=use_scale,
             # Otherwise NNX would round the running averages to bfloat16 before using them.
-            dtype=jnp.promote_types(dtype, jnp.float32),
+            dtype=np.promote_types(dtype, np.float32),
             axis_name=axis_name,
             rngs=rngs,
         )
@@ -152,7 +158,7 @@ def _elementwise(value: Callable, slope: Callable, *constants: float) -> Callabl
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def _normal(x, half, root):  # the standard normal distribution function

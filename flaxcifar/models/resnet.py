@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxcifar.models import MODELS
-from flaxcifar.models.layers import BatchNorm, Conv, Dropout, make_head
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Head
 
 BLOCKS = 2
 
@@ -104,7 +104,7 @@ class ResNet(nnx.Module):
             stage = Stage(features_in, features, stride, dtype, axis_name, rngs)
             setattr(self, f"stage{n}", stage)
             features_in = features
-        self.head = make_head(features_in, num_classes, rngs)
+        self.head = Head(features_in, num_classes, rngs)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""

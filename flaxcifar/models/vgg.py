@@ -8,7 +8,7 @@ from flax import nnx
 
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
-from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Linear, make_head, max_pool
+from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Head, Linear, max_pool
 
 # For each stage: width relative to the first stage, and the dropout rate after each convolution.
 STAGES = (
@@ -98,7 +98,7 @@ class VGG(nnx.Module):
         flat = (height // 32) * (breadth // 32) * features_in
         common = (60, dtype, axis_name, rngs)
         self.dense = Dense(flat, 8 * width, 0.5 * dropout, *common)
-        self.head = make_head(8 * width, num_classes, rngs)
+        self.head = Head(8 * width, num_classes, rngs)
 
     def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""

@@ -59,7 +59,7 @@ def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
     2 n / m + 9 products of m x m matrices instead of 6 n / m + 3.
     """
     norm = jnp.linalg.norm(x.astype(jnp.float32), axis=(-2, -1), keepdims=True)
-    x = (x / (norm + 1e-7)).astype(x.dtype)
+    x = (x.astype(jnp.float32) / (norm + 1e-7)).astype(x.dtype)
     for start in range(0, steps, _ITERATIONS_ON_A_SQUARE):
         square = jnp.matmul(x, x.mT, preferred_element_type=jnp.float32)
         product = factor = _quintic(square)
@@ -73,7 +73,7 @@ def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
 
 def _quintic(square: jax.Array) -> jax.Array:
     """Returns the factor by which an iteration multiplies x, given x x^T."""
-    identity = jnp.eye(square.shape[-1])
+    identity = jnp.broadcast_to(jnp.eye(square.shape[-1]), square.shape)
     return _A * identity + _B * square + _C * _matmul(square, square)
 
 

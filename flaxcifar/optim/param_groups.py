@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import optax
 from jax.typing import ArrayLike
 
@@ -142,10 +143,13 @@ def make_tx(
     if accumulation_steps > 1:
         tx = optax.MultiSteps(tx, accumulation_steps).gradient_transformation()
     # Outermost, so that frozen parameters have no state in any of the above.
-    return optax.multi_transform(
+    tx = optax.multi_transform(
         {"trained": tx, FROZEN: optax.set_to_zero()},
         {path: FROZEN if group == FROZEN else "trained" for path, group in groups.items()},
     )
+    # optax mixes integers and floats, which a strict dtype promotion would refuse.
+    promote = jax.numpy_dtype_promotion("standard")
+    return optax.GradientTransformation(promote(tx.init), promote(tx.update))
 
 
 def frozen_paths(groups: Mapping[str, Group]) -> frozenset[str]:

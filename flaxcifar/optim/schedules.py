@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from flaxcifar.config import resolve_durations
 from flaxcifar.errors import UserError
@@ -23,8 +25,14 @@ def make_schedule(
 ) -> optax.Schedule:
     """Returns the schedule of `dict(name=..., **kwargs)`; raises UserError if that is wrong."""
     schedule = SCHEDULES.call(resolve_durations(spec, steps_per_epoch, total_steps), total_steps)
-    # Rounding may put the end of a linear schedule just below 0, which would train backwards.
-    return lambda step: jnp.maximum(jnp.asarray(schedule(step), jnp.float32), 0.0)
+
+    def rate(step: ArrayLike) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):  # schedules mix integers and floats
+            value = jnp.asarray(schedule(step), jnp.float32)
+        # Rounding may put the end of a linear schedule just below 0, which would train backwards.
+        return jnp.maximum(value, 0.0)
+
+    return rate
 
 
 def _warmed(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:

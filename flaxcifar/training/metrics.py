@@ -49,10 +49,10 @@ def measure(
     # The number of classes ranked before the label; equal logits rank by class. Sorting would cost
     # far more. Counts all classes if the logits are NaN.
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    later = jnp.arange(logits.shape[-1]) >= labels[:, None]
+    later = jnp.arange(logits.shape[-1])[None] >= labels[:, None]
     before = jnp.sum(~((logits < own) | ((logits == own) & later)), axis=-1)
     if superclass_of is None:
-        coarse = jnp.zeros_like(mask)
+        coarse = jnp.zeros(labels.shape, bool)
     else:
         superclass_of = jnp.asarray(superclass_of)
         coarse = superclass_of[prediction] == superclass_of[labels]
@@ -61,9 +61,9 @@ def measure(
     return Metrics(
         loss=jnp.sum(jnp.where(mask > 0, losses, 0.0)),
         penalty=penalty * count,
-        correct=jnp.sum((prediction == labels) * mask),
-        top5_correct=jnp.sum((before < 5) * mask),
-        coarse_correct=jnp.sum(coarse * mask),
+        correct=jnp.sum(mask, where=prediction == labels),
+        top5_correct=jnp.sum(mask, where=before < 5),
+        coarse_correct=jnp.sum(mask, where=coarse),
         count=count,
     )
 

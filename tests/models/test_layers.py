@@ -14,9 +14,9 @@ from flaxcifar.models.layers import (
     BatchNorm,
     Conv,
     Dropout,
+    Head,
     Linear,
     gelu,
-    make_head,
     max_pool,
     silu,
 )
@@ -73,7 +73,7 @@ def test_batch_norm_equals_float64(shape, dtype):
 
 
 def test_the_head_computes_in_float32():
-    head = make_head(8, 3, rngs())
+    head = Head(8, 3, rngs())
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.bfloat16)
     expected = np.asarray(x, np.float64) @ np.asarray(head.kernel[...], np.float64)
     assert head(x).dtype == jnp.float32

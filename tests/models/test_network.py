@@ -13,7 +13,7 @@ from flaxcifar.devices import parallel
 from flaxcifar.devices.parallel import AXIS
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
-from flaxcifar.models.layers import BatchNorm, Conv, make_head
+from flaxcifar.models.layers import BatchNorm, Conv, Head
 from flaxcifar.models.network import Network
 
 SHAPE = (32, 32, 3)
@@ -236,7 +236,7 @@ class Listed(nnx.Module):
     def __init__(self, rngs):
         self.layers = nnx.List([Conv(3, 4, (3, 3), rngs=rngs)])
         self.norm = BatchNorm(4, dtype=jnp.float32, axis_name=None, rngs=rngs)
-        self.head = make_head(4, 2, rngs)
+        self.head = Head(4, 2, rngs)
 
     def __call__(self, x, seeds=None):
         return self.head(self.norm(self.layers[0](x)).mean((1, 2)))
