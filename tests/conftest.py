@@ -1,17 +1,31 @@
-"""Eight CPU devices for every test, set before anything imports JAX."""
+"""Eight CPU devices and no implicit promotion for every test, set before anything imports JAX."""
 
 import os
 import tempfile
+from pathlib import Path
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-# Workers and subprocesses share compiled programs and decoded datasets through the directory of the
-# first process.
+# Workers and subprocesses share decoded datasets through a directory of the first process, and
+# compiled programs through one that later runs find again; `pytest --cache-clear` empties it.
 if "FLAXCIFAR_TEST_CACHE" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="flaxcifar-tests-")
     os.environ["FLAXCIFAR_TEST_CACHE"] = _cache.name
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FLAXCIFAR_TEST_CACHE"] + "/jax"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+_compiled = Path(__file__).parents[1] / ".pytest_cache/d/jax"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_compiled)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A worker runs all tests of a file, which share programs, unless they name another group."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
