@@ -212,8 +212,9 @@ def _max_pool_backward(saved, dy):
     # Without the barrier XLA would store the corners of the forward pass.
     x, y, dy = lax.optimization_barrier((*saved, dy))
     batch, height, width, channels = y.shape
-    winners = sum((corner == y).astype(jnp.float32) for corner in _corners(x))
-    share = (dy / winners).astype(dy.dtype)
+    shared = _wide(dy)
+    winners = sum((corner == y).astype(shared.dtype) for corner in _corners(x))
+    share = (shared / winners).astype(dy.dtype)
     windows = x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
     wins = windows == y[:, :, None, :, None]
     dx = jnp.where(wins, share[:, :, None, :, None], 0)
