@@ -29,7 +29,7 @@ def test_matrices_give_a_correlation(m):
             ((128, size, size, 64), (3, 3, 64, 64), Geometry((1, 1), SAME), m)
             for size, m in {1: 0, 3: 3, 5: 3, 6: 3, 7: 4, 9: 3, 10: 4, 11: 4, 15: 4}.items()
         ),
-        ((8, 4, 4, 64), (3, 3, 64, 64), Geometry((1, 1), SAME), 0),  # too few tiles
+        ((32, 4, 4, 64), (3, 3, 64, 64), Geometry((1, 1), SAME), 0),  # too few tiles
         ((128, 8, 8, 64), (3, 3, 64, 8), Geometry((1, 1), SAME), 0),  # too few channels
         ((128, 8, 8, 3), (3, 3, 3, 64), Geometry((1, 1), SAME), 0),
         ((128, 8, 8, 64), (3, 3, 64, 64), Geometry((2, 2), SAME), 0),
