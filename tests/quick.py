@@ -1,14 +1,22 @@
-"""Compilation and initialisation for tests, several times as fast as the real ones."""
+"""Compilation, initialisation and runs for tests, several times as fast as the real ones."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny
 
 # Without LLVM's optimisations programs compile three times as fast and run slower. Convolutions and
 # matrix products keep their speed, because XLA calls a library for them.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Without the host pipeline, TensorFlow is not imported.
+_CHANGES = {"model": dict(name="one_stage"), "augment": (), "data.pipeline": "resident"}
+
+
+def config(**changes):
+    """Returns `tiny.config` with half of the network and no augmentation."""
+    return tiny.config(**_CHANGES | changes)
 
 
 def arrays(network, seed=0):

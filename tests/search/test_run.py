@@ -7,6 +7,7 @@ import time
 
 import jax
 import pytest
+import quick
 import tiny
 
 from flaxcifar import config as configs
@@ -26,7 +27,8 @@ def one_device():
 
 def planned(tmp_path, axes, seeds, **changes):
     path = tmp_path / "tiny_config.py"
-    path.write_text(as_file(tiny.config(total_steps=3, **changes), "tiny"))
+    config = quick.config(total_steps=3, **changes)
+    path.write_text(as_file(config, "tiny"))
     return plan(lambda overrides: configs.load(path, overrides), axes, seeds)
 
 
@@ -40,7 +42,7 @@ def test_a_sweep_resumes_shares_its_programs_and_finds_the_best_setting(
     axes, workdir = [("optimizer.learning_rate", ["0.05", "1e-6"])], tmp_path / "sweep"
     # No other test has compiled a step of this batch.
     runs = planned(tmp_path, axes, 2, batch_size=24)
-    traced, after, forward = [], [], tiny.Tiny.__call__
+    traced, after, forward = [], [], tiny.OneStage.__call__
 
     def counted(self, x, seeds=None):
         traced.extend([] if seeds is None else [x.shape])
@@ -53,7 +55,7 @@ def test_a_sweep_resumes_shares_its_programs_and_finds_the_best_setting(
         train_and_evaluate(config, path)
         after.append(len(traced))
 
-    monkeypatch.setattr(tiny.Tiny, "__call__", counted)
+    monkeypatch.setattr(tiny.OneStage, "__call__", counted)
     with pytest.raises(Interrupted):
         run_all(runs, workdir, train)
     assert not (workdir / "sweep.json").exists()
