@@ -5,14 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 
 
-def run(place, module, *args, code=0, without=(), devices=2):
-    """Runs a command where `without` cannot be imported; returns its output and its errors."""
+def run(place, module, *args, code=0, without=(), after="", devices=2):
+    """Runs a command where `without` cannot be imported, `after` a statement.
+
+    Returns:
+      Its output and its errors.
+    """
     blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without)
-    start = f"import sys; {blocked}import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    start = (
+        f"import runpy, sys; {blocked}{after}\nrunpy.run_module({module!r}, run_name='__main__')"
+    )
     environment = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+    # A config may import tiny.
+    environment["PYTHONPATH"] = f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run(
         [sys.executable, "-c", start, *map(str, args)],
         cwd=place,

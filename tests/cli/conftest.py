@@ -1,4 +1,4 @@
-"""A folder of images and a config that trains on it."""
+"""A folder of images and configs that train on it."""
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ def get_config():
     config.batch_size = 16
     config.eval_batch_size = 16
     config.total_epochs = 2
-    config.model = dict(name="crcv")
+    config.model = dict(name={network!r})
     return config
 """
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder of 2 x 40 images and a config that trains on it."""
+    """A folder of 2 x 40 images, and configs that train crcv and a small network on it."""
     place = tmp_path_factory.mktemp("place")
     rng = np.random.default_rng(0)
     for label, colour in (("blue", 2), ("red", 0)):
@@ -34,6 +34,8 @@ def place(tmp_path_factory):
             image = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8)
             image[..., colour] += 120
             Image.fromarray(image).save(place / "images" / label / f"{n}.png")
-    text = CONFIG.format(images=str(place / "images"), cache=str(place / "cache"))
-    (place / "config.py").write_text(text)
+    folders = {"images": str(place / "images"), "cache": str(place / "cache")}
+    (place / "config.py").write_text(CONFIG.format(network="crcv", **folders))
+    small = "import tiny\n" + CONFIG.format(network="one_stage", **folders)
+    (place / "small.py").write_text(small)
     return place

@@ -1,13 +1,21 @@
 import re
 
+import jax
 import pytest
-import tiny
+import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxcifar.cli.dry_run import dry_run, plot
+from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.training.loop import train_and_evaluate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with parallel.using(jax.devices()[:1]):
+        yield
 
 
 def files(directory):
@@ -16,10 +24,10 @@ def files(directory):
 
 def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
     changes = {"progressive_sizes": ((50, 6),), "param_groups": (("stage1", "frozen"),)}
-    dry_run(tiny.config(**changes, report=True), tmp_path / "new", seconds=0.2)
+    dry_run(quick.config(**changes, report=True), tmp_path / "new", seconds=0.2)
     text = capsys.readouterr().out
     assert not (tmp_path / "new").exists()
-    assert "stage2/conv" in text and "frozen:" in text and "squares, fingerprint " in text
+    assert "stage1/conv" in text and "frozen:" in text and "squares, fingerprint " in text
     assert "for 18 steps" in text and "report.html" in text
     # Two validations of 48 images and the test split of 50.
     assert "for 146" in text
@@ -29,13 +37,13 @@ def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
 
 
 def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
-    train_and_evaluate(tiny.config(total_steps=2), tmp_path)
+    train_and_evaluate(quick.config(total_steps=2), tmp_path)
     before = files(tmp_path)
-    dry_run(tiny.config(total_steps=4), tmp_path, seconds=0.2)
+    dry_run(quick.config(total_steps=4), tmp_path, seconds=0.2)
     assert files(tmp_path) == before
     assert "holds this run: training would resume" in capsys.readouterr().out
     with pytest.raises(UserError, match="batch_size was 16, now 8"):
-        dry_run(tiny.config(batch_size=8), tmp_path)
+        dry_run(quick.config(batch_size=8), tmp_path)
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=64))

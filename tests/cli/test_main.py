@@ -4,7 +4,6 @@ import json
 
 import jax
 import pytest
-import tiny
 from commands import run
 from PIL import Image
 
@@ -15,20 +14,22 @@ from flaxcifar.errors import UserError
 
 def run_train(place, *flags, devices=2):
     """Runs the train command in this process, on a smaller network and with fewer devices."""
-    config = ["--config", str(place / "config.py"), f"--config.model.name={tiny.tiny.__name__}"]
+    config = ["--config", str(place / "small.py"), "--config.report=False"]
+    config += ["--config.ops.convolution=xla"]
     with parallel.using(jax.devices()[:devices]):
         train.main([*config, *map(str, flags)])
 
 
 def test_a_run_and_its_evaluation_without_tensorflow(place):
-    flags = ("--config", place / "config.py", "--workdir", place / "run")
+    flags = ("--config", place / "small.py", "--workdir", place / "run")
     blocked = ("tensorflow", "tensorflow_datasets")
     out, err = run(place, "flaxcifar.main", *flags, without=blocked)
     assert "test" in out and "workdir:" in out and "Traceback" not in err
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert summary["test"]["examples"] == 16 and summary["devices"] == ["cpu", "cpu"]
 
-    out, _ = run(place, "flaxcifar", "evaluate", "--workdir", place / "run", without=blocked)
+    flags = ("evaluate", "--workdir", place / "run")
+    out, _ = run(place, "flaxcifar", *flags, without=blocked, after="import tiny")
     assert f"{100 * summary['test']['accuracy']:.2f} %" in out
 
 
@@ -36,8 +37,8 @@ def test_a_run_resumes_on_other_numbers_of_devices(place, capsys):
     """The global batches and their order stay; only the order of sums differs."""
 
     def rows(name, epochs, devices):
-        settings = (f"--config.total_epochs={epochs}", "--config.ops.convolution=xla")
-        run_train(place, "--workdir", place / name, *settings, devices=devices)
+        flags = ("--workdir", place / name, f"--config.total_epochs={epochs}")
+        run_train(place, *flags, devices=devices)
         lines = (place / name / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 

@@ -1,11 +1,14 @@
 import csv
 import json
 
+import jax
 import pytest
+import quick
 import tiny
 from PIL import Image
 
 from flaxcifar.cli import predict
+from flaxcifar.devices import parallel
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference.trained import Trained
 from flaxcifar.training.loop import train_and_evaluate
@@ -14,7 +17,8 @@ from flaxcifar.training.loop import train_and_evaluate
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    train_and_evaluate(tiny.config(total_steps=4), workdir)
+    with parallel.using(jax.devices()[:1]):
+        train_and_evaluate(quick.config(total_steps=4), workdir)
     return workdir
 
 
@@ -31,10 +35,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending):
-    output, picture = tmp_path / f"out.{ending}", tmp_path / "picture.png"
+    output = tmp_path / f"out.{ending}"
     flags = ["--workdir", str(workdir), str(folder), "--top", "2"]
     with pytest.raises(RunError, match="1 of 51 images could not be read"):
-        predict.main([*flags, "--output", str(output), "--draw", str(picture)])
+        predict.main([*flags, "--output", str(output)])
     assert "cannot read the image" in capsys.readouterr().out
     probabilities = Trained.from_workdir(workdir).predict(tiny.dataset().test.images)
     if ending == "csv":
@@ -48,6 +52,13 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
     assert len(rows) == 50 and rows[0]["image"].endswith("0/00.png")
     assert first[0] == f"class {probabilities[0].argmax()}"
     assert first[1] == pytest.approx(probabilities[0].max(), rel=1e-4)
+
+
+def test_the_images_are_drawn_without_the_broken_one(workdir, folder, tmp_path):
+    images = [str(folder / "0" / name) for name in ("00.png", "broken.jpg", "02.png", "04.png")]
+    picture = tmp_path / "picture.png"
+    with pytest.raises(RunError, match="1 of 4 images could not be read"):
+        predict.main(["--workdir", str(workdir), *images, "--draw", str(picture)])
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 500
 

@@ -1,23 +1,32 @@
 """The comparison of two runs, and the command."""
 
 import json
+import os
+import sys
 
+import jax
 import pytest
-import tiny
-from commands import run
+import quick
 
-from flaxcifar.cli.verify_resume import differences
+from flaxcifar.cli.verify_resume import differences, main
+from flaxcifar.devices import parallel
+from flaxcifar.errors import UserError
 from flaxcifar.training.loop import train_and_evaluate
 
 
-@pytest.fixture
-def runs(tmp_path):
-    for name in ("one", "other"):
-        train_and_evaluate(tiny.config(total_epochs=1), tmp_path / name)
-    return tmp_path / "one", tmp_path / "other"
+def train(workdir, seed=0):
+    with parallel.using(jax.devices()[:1]):
+        train_and_evaluate(quick.config(total_epochs=1, seed=seed), workdir)
+    return workdir
 
 
-def test_the_same_run_twice_and_what_is_changed_in_one(runs):
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("one") / "run")
+
+
+def test_the_same_run_twice_and_what_is_changed_in_one(one, tmp_path):
+    runs = one, train(tmp_path / "other")
     assert differences(*runs) == []
     summary = json.loads((runs[1] / "summary.json").read_text())
     summary["test"]["loss"] += 1e-9
@@ -29,15 +38,22 @@ def test_the_same_run_twice_and_what_is_changed_in_one(runs):
     assert "line 2 of metrics.jsonl is missing uninterrupted and {} after kills" in lines
 
 
-def test_another_seed_is_another_state(runs, tmp_path):
-    train_and_evaluate(tiny.config(total_epochs=1, seed=1), tmp_path / "third")
-    names = [line.split(" is ")[0] for line in differences(runs[0], tmp_path / "third")]
+def test_another_seed_is_another_state(one, tmp_path):
+    other = train(tmp_path / "other", seed=1)
+    names = [line.split(" is ")[0] for line in differences(one, other)]
     assert {"state", "state.params.head/bias", "best params.head/bias"} <= set(names)
 
 
-def test_the_command(place):
-    flags = ("--config", "config.py", "--steps", "9", "--kills", "2")
-    out, _ = run(place, "flaxcifar", "verify_resume", *flags)
+def test_the_command(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    # All but the first process find their programs in the cache.
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # Four steps are two epochs. This seed kills early, before a run has ended.
+    flags = ["--config", "small.py", "--steps", "4", "--kills", "2", "--seed", "1"]
+    main([*flags, "--config.ops.convolution=xla"])
+    out = capsys.readouterr().out
     assert "killed 1 of" in out and "exact: bit-identical after 2 kills" in out
-    _, err = run(place, "flaxcifar", "verify_resume", *flags[:2], "--kills", "0", code=2)
-    assert "must be at least 1" in err
+    with pytest.raises(UserError, match="must be at least 1"):
+        main([*flags[:2], "--kills", "0"])
