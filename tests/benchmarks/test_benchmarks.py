@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import pytest
-import tiny
+import quick
 from fake_worker import FakeWorker, fake, run  # noqa: F401
 
 from benchmarks import (
@@ -150,7 +150,7 @@ def test_the_cost_of_a_save_is_its_stop_plus_the_slowdown_of_the_steps():
 
 
 def test_stretches_with_and_without_a_save_are_paired(monkeypatch):
-    monkeypatch.setattr(jobs, "recipe", lambda job: tiny.config(**{"data.validation_percent": 0.0}))
+    monkeypatch.setattr(jobs, "recipe", lambda job: quick.config())
     monkeypatch.setattr(checkpoints, "use_threads", lambda threads: None)
     with parallel.using(jax.devices()[:1]):
         job = dataclasses.asdict(Job("flaxcifar", batch=16))
