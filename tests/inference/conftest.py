@@ -1,6 +1,6 @@
 import jax
 import pytest
-import tiny
+import quick
 
 from flaxcifar.devices import parallel
 from flaxcifar.inference.trained import Trained
@@ -11,10 +11,8 @@ from flaxcifar.training.loop import train_and_evaluate
 def workdir(tmp_path_factory):
     """A tiny run that has ended."""
     workdir = tmp_path_factory.mktemp("run")
-    # TensorFlow, of the host pipeline, takes seconds to import.
-    config = tiny.config(**{"data.pipeline": "resident"})
     with parallel.using(jax.devices()[:1]):
-        train_and_evaluate(config, workdir)
+        train_and_evaluate(quick.config(), workdir)
     return workdir
 
 

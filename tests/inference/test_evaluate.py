@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-import tiny
+import quick
 
 from flaxcifar.errors import UserError
 from flaxcifar.inference.evaluate import evaluate
@@ -24,6 +24,6 @@ def test_every_split_counts_each_example_once(workdir, trained):
 
 
 def test_a_run_without_validation_split_says_so(trained):
-    settings = tiny.config(**{"data.validation_percent": 0.0})
+    settings = quick.config(**{"data.validation_percent": 0.0})
     with pytest.raises(UserError, match="no validation split"):
         evaluate(dataclasses.replace(trained, config=settings), "validation")

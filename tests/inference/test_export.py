@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
+import quick
 from safetensors import safe_open
 
 from flaxcifar.cli import export as command
@@ -35,7 +35,7 @@ for folder in folders:
 @pytest.fixture(scope="module")
 def models(trained):
     """The model in each precision."""
-    configs = {precision: tiny.config(precision=precision) for precision in PRECISIONS}
+    configs = {precision: quick.config(precision=precision) for precision in PRECISIONS}
     return {
         precision: dataclasses.replace(trained, config=config, network=make_network(config, 4)[0])
         for precision, config in configs.items()

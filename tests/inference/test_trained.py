@@ -4,6 +4,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import quick
 import tiny
 from PIL import Image
 
@@ -48,7 +49,7 @@ def test_runs_of_one_model_share_a_program_and_nothing_else(trained, caplog):
     first = trained.predict(images)
     other = dataclasses.replace(
         trained,
-        network=make_network(tiny.config(), 4)[0],
+        network=make_network(quick.config(), 4)[0],
         normalization=Normalization((9.0,) * 3, (50.0,) * 3),
     )
     with jax.log_compiles():
@@ -90,8 +91,8 @@ def test_files_come_in_order_with_the_error_of_an_unreadable_one(trained, tmp_pa
 def test_float32_is_another_network_with_the_same_arrays(trained):
     rounded = dataclasses.replace(
         trained,
-        config=tiny.config(precision="bfloat16"),
-        network=make_network(tiny.config(precision="bfloat16"), 4)[0],
+        config=quick.config(precision="bfloat16"),
+        network=make_network(quick.config(precision="bfloat16"), 4)[0],
     )
     images = tiny.dataset().test.images
     exact = rounded.in_float32()
@@ -103,7 +104,7 @@ def test_float32_is_another_network_with_the_same_arrays(trained):
 def test_another_dataset_is_refused(trained, tmp_path):
     assert trained.load_dataset().fingerprint == trained.fingerprint
     for changes in (dict(seed=1), dict(classes=5)):
-        settings = tiny.config(**{"data.dir": tiny.write(tmp_path / str(changes), **changes)})
+        settings = quick.config(**{"data.dir": tiny.write(tmp_path / str(changes), **changes)})
         other = dataclasses.replace(trained, config=settings)
         with pytest.raises(UserError, match="is not the one"):
             other.load_dataset()

@@ -7,6 +7,7 @@ import jax
 import keras_models
 import numpy as np
 import pytest
+import quick
 import tiny
 
 from flaxcifar.cli import keras_weights as command
@@ -21,8 +22,12 @@ from flaxcifar.models.crcv import SIZES
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.workdir.checkpoints import read_best
 
-# Of Keras on TensorFlow with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    # Of Keras on TensorFlow with NumPy 2.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    # One process imports TensorFlow for all of them.
+    pytest.mark.xdist_group("tensorflow"),
+]
 
 STAGES = ((4,), (8,), (8, 8), (16,))
 CLASSES = tiny.CLASSES
@@ -46,7 +51,7 @@ def small(monkeypatch):
 
 
 def make_config(name, **changes):
-    config = tiny.config(**changes)
+    config = quick.config(**changes)
     config.model, size = SPECS[name][0], SPECS[name][3]
     config.data.image_size = size
     config.ops.convolution = "xla"
@@ -303,7 +308,6 @@ def test_fine_tuning_keeps_the_bits_of_frozen_stages_and_goes_back_to_keras(tmp_
     path = save(model, tmp_path / "it.h5")
     convert.read(path, tmp_path / "run", make_config("crcv"))
     config = make_config("crcv", init_from=str(tmp_path / "run"), total_steps=2)
-    config.data.pipeline = "resident"
     config.param_groups = (("stage[12]", "frozen"),)
     with parallel.using(jax.devices()[:1]):
         with pytest.raises(UserError, match="holds weights but no run: start from them"):

@@ -10,6 +10,7 @@ import shutil
 import events
 import numpy as np
 import pytest
+import quick
 import tiny
 from pages import Page, pixels
 from PIL import Image
@@ -56,12 +57,12 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def config(data_dir):
-    return tiny.config(
+    return quick.config(
         **{
             "report": True,
             "data.name": "odd_names",
             "data.dir": tiny.write(data_dir),
-            "data.pipeline": "resident",
+            "augment": (dict(name="pad_crop", padding=1),),
             "param_groups": (("stage1", "frozen"),),
         }
     )
