@@ -50,8 +50,8 @@ def test_the_command(place, monkeypatch, capsys):
     monkeypatch.setenv("XLA_FLAGS", "")
     # All but the first process find their programs in the cache.
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # Four steps are two epochs. This seed kills early, before a run has ended.
-    flags = ["--config", "small.py", "--steps", "4", "--kills", "2", "--seed", "1"]
+    # This seed kills after the first checkpoints, before a run has ended.
+    flags = ["--config", "small.py", "--steps", "20", "--kills", "2", "--seed", "33"]
     main([*flags, "--config.ops.convolution=xla"])
     out = capsys.readouterr().out
     assert "killed 1 of" in out and "exact: bit-identical after 2 kills" in out
