@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from flaxcifar.data.augment import make_augment
@@ -40,12 +41,12 @@ def augmented_images(
     """
     train, _ = split_validation(labels, config.data.validation_percent, config.seed)
     # Evenly spaced, because the split may be sorted by class.
-    index = train[np.linspace(0, len(train) - 1, columns).astype(int)]
+    index = train[np.linspace(0, len(train) - 1, columns).astype(np.int32)]
     originals = images[index]
-    augment = make_augment(config.augment, originals.shape[1:])
+    augment = jax.jit(make_augment(config.augment, originals.shape[1:]))
     rows = [originals]
     for epoch in range(epochs):
-        seen = np.asarray(augment(originals, index, config.seed, epoch))
+        seen = np.asarray(augment(originals, index, np.uint32(config.seed), np.int32(epoch)))
         rows.append(np.clip(np.round(seen), 0, 255).astype(np.uint8))
     return sheet(_spaced(bounded(np.concatenate(rows))), columns)
 

@@ -18,9 +18,6 @@ from flaxcifar.data.sources import SOURCES
 from flaxcifar.models.crcv import SIZES
 from flaxcifar.optim.param_groups import FROZEN, assign_groups
 
-# One process imports TensorFlow for all of them.
-pytestmark = pytest.mark.xdist_group("tensorflow")
-
 CLASSES = 10
 NARROW = {
     "vgg16": ("model.width=4",),

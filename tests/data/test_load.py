@@ -11,9 +11,6 @@ from ml_collections import ConfigDict
 from flaxcifar.data import load
 from flaxcifar.data.sources import SOURCES
 
-# One process draws the images.
-pytestmark = pytest.mark.xdist_group("synthetic")
-
 # Runs the rest of the program where importing TensorFlow or TFDS fails.
 _WITHOUT_TENSORFLOW = """
 import sys

@@ -11,9 +11,6 @@ from flaxcifar.data.order import epoch_indices
 from flaxcifar.data.pipelines import make_pipeline
 from flaxcifar.data.pipelines.resident import gather
 
-# One process imports TensorFlow for all tests.
-pytestmark = pytest.mark.xdist_group("tensorflow")
-
 NAMES = ("host", "resident")
 HOST, RESIDENT = map(make_pipeline, NAMES)
 

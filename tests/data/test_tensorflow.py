@@ -5,9 +5,6 @@ import pytest
 from flaxcifar.data.tensorflow import import_tensorflow
 from flaxcifar.errors import UserError
 
-# One process imports TensorFlow for all of them.
-pytestmark = pytest.mark.xdist_group("tensorflow")
-
 
 def test_tensorflow_sees_no_accelerator():
     tf = import_tensorflow()

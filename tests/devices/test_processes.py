@@ -25,7 +25,6 @@ from flaxcifar.training.loop import train_and_evaluate
 # Processes are forked from one that has imported everything.
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["processes_worker"])
-pytestmark = pytest.mark.xdist_group("hosts")
 
 
 class Ended(NamedTuple):

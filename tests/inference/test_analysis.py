@@ -12,8 +12,6 @@ from flaxcifar.inference.confusion import confusion_matrix
 from flaxcifar.workdir.checkpoints import Checkpoints, read_best
 from flaxcifar.workdir.test_logits import read_test_logits, write_test_logits
 
-pytestmark = pytest.mark.xdist_group("inference")
-
 
 def test_a_finished_run_is_analyzed_on_the_test_split(workdir, trained):
     test, found = tiny.dataset().test, read_details(workdir)

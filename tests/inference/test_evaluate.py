@@ -9,8 +9,6 @@ import quick
 from flaxcifar.errors import UserError
 from flaxcifar.inference.evaluate import evaluate
 
-pytestmark = pytest.mark.xdist_group("inference")
-
 
 def test_every_split_counts_each_example_once(workdir, trained):
     summary = json.loads((workdir / "summary.json").read_text())

@@ -15,8 +15,6 @@ from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference import export
 from flaxcifar.training.networks import make_network
 
-pytestmark = pytest.mark.xdist_group("inference")
-
 PRECISIONS = ("float32", "bfloat16")
 IMAGES = np.random.default_rng(3).integers(0, 256, (7, 8, 8, 3), np.uint8)
 WITHOUT = """

@@ -15,8 +15,6 @@ from flaxcifar.inference.trained import Trained
 from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import read_best
 
-pytestmark = pytest.mark.xdist_group("inference")
-
 
 def test_predictions_are_those_of_the_evaluation(workdir, trained):
     test = tiny.dataset().test

@@ -22,12 +22,8 @@ from flaxcifar.models.crcv import SIZES
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.workdir.checkpoints import read_best
 
-pytestmark = [
-    # Of Keras on TensorFlow with NumPy 2.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    # One process imports TensorFlow for all of them.
-    pytest.mark.xdist_group("tensorflow"),
-]
+# Of Keras on TensorFlow with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STAGES = ((4,), (8,), (8, 8), (16,))
 CLASSES = tiny.CLASSES

@@ -35,8 +35,6 @@ NO_TEXT = "caf\udce9"
 TRAIN, VALIDATION = split_validation(tiny.dataset().train.labels, 25.0, seed=0)
 TEST = tiny.dataset().test
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 @SOURCES.register
 def odd_names(directory: str, image_size: int) -> Source:

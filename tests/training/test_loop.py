@@ -69,7 +69,6 @@ def uninterrupted(tmp_path_factory):
     return workdir, train_and_evaluate(tiny.config(**FULL), workdir)
 
 
-@pytest.mark.xdist_group("resume")
 @pytest.mark.parametrize("step", [4, 9, 13, 17, 27])
 def test_a_run_killed_within_or_after_an_epoch_goes_on_to_the_bit(
     step, uninterrupted, tmp_path, monkeypatch
@@ -88,7 +87,6 @@ def test_a_run_killed_within_or_after_an_epoch_goes_on_to_the_bit(
     assert same[0] == same[1]
 
 
-@pytest.mark.xdist_group("resume")
 def test_a_run_of_several_steps_a_dispatch_goes_on_to_the_bit(tmp_path, monkeypatch):
     changes = FULL | {"steps_per_dispatch": 4, "progressive_sizes": ((40, 6),)}
     expected = train_and_evaluate(tiny.config(**changes), tmp_path / "straight")
@@ -103,7 +101,6 @@ def test_a_run_of_several_steps_a_dispatch_goes_on_to_the_bit(tmp_path, monkeypa
     assert lines[0] == lines[1]
 
 
-@pytest.mark.xdist_group("resume")
 def test_images_read_from_disk_give_the_same_run(uninterrupted, tmp_path, monkeypatch, capsys):
     config = tiny.config(**FULL, **{"data.memory_gb": 1e-9})
     with monkeypatch.context() as patch:
@@ -120,7 +117,6 @@ def test_images_read_from_disk_give_the_same_run(uninterrupted, tmp_path, monkey
     assert summary(tmp_path / "run")["test"] == summary(workdir)["test"]
 
 
-@pytest.mark.xdist_group("resume")
 def test_tensorboard_shows_every_epoch_once_after_a_kill(tmp_path, monkeypatch):
     def die_unsaved(self, number, arrays, record):
         if number == 18:
@@ -141,7 +137,6 @@ def test_tensorboard_shows_every_epoch_once_after_a_kill(tmp_path, monkeypatch):
         assert shown == written
 
 
-@pytest.mark.xdist_group("resume")
 def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
     workdir, state = uninterrupted
     found = summary(workdir)
@@ -167,7 +162,6 @@ def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
     assert [row["learning_rate"] for row in rows(workdir)] == [0.05, 0.05, 0.025]
 
 
-@pytest.mark.xdist_group("resume")
 def test_evaluate_repeats_the_result_from_the_best_checkpoint(uninterrupted):
     workdir, _ = uninterrupted
     found = summary(workdir)
@@ -179,7 +173,6 @@ def test_evaluate_repeats_the_result_from_the_best_checkpoint(uninterrupted):
     assert views["augmented"]["loss"] != found["test"]["loss"]
 
 
-@pytest.mark.xdist_group("resume")
 def test_the_logits_behind_the_test_results_are_kept(uninterrupted):
     workdir, _ = uninterrupted
     logits, labels = read_test_logits(workdir), tiny.dataset().test.labels
@@ -200,7 +193,6 @@ def test_without_restore_best_everything_shows_the_last_epoch(tmp_path):
     assert read_best(tmp_path)[1]["history"][-1]["step"] == 18
 
 
-@pytest.mark.xdist_group("resume")
 def test_a_finished_run_does_nothing_and_says_so(uninterrupted, monkeypatch, capsys):
     workdir, state = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
@@ -211,7 +203,6 @@ def test_a_finished_run_does_nothing_and_says_so(uninterrupted, monkeypatch, cap
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")} == before
 
 
-@pytest.mark.xdist_group("resume")
 def test_another_config_is_refused_and_nothing_changes(uninterrupted):
     workdir, _ = uninterrupted
     before = (workdir / "config.json").read_bytes()
@@ -223,7 +214,6 @@ def test_another_config_is_refused_and_nothing_changes(uninterrupted):
     assert (workdir / "config.json").read_bytes() == before
 
 
-@pytest.mark.xdist_group("resume")
 def test_other_data_is_refused(uninterrupted, tmp_path):
     changes = {"total_epochs": 4, "data.dir": tiny.write(tmp_path, seed=5)}
     with pytest.raises(UserError, match="the dataset differs"):
@@ -394,7 +384,6 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
 
 
-@pytest.mark.xdist_group("resume")
 def test_a_change_that_is_named_is_allowed(uninterrupted, tmp_path, capsys):
     shutil.copytree(uninterrupted[0], tmp_path / "run")
     other = tiny.config(**FULL | {"total_epochs": 4, "label_smoothing": 0.1})
@@ -439,7 +428,6 @@ def test_the_rate_counts_the_time_of_every_step_however_often_it_is_saved(tmp_pa
     assert 16 / 2.0 <= summary(tmp_path)["timing"]["images_per_second"] <= 16 / 0.5
 
 
-@pytest.mark.xdist_group("resume")
 def test_a_run_saves_every_so_many_steps_and_after_each_epoch(tmp_path, monkeypatch):
     saved, save = [], Checkpoints.save_latest
 

@@ -16,7 +16,6 @@ from flaxcifar.report import write_report
 from flaxcifar.training.loop import train_and_evaluate
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "workdir-0.1"
-pytestmark = pytest.mark.xdist_group("old_workdirs")
 
 
 @pytest.fixture(autouse=True)

@@ -52,8 +52,6 @@ def test_transform_equals_scipy(shape, angle, down, right, seed):
     np.testing.assert_allclose(transform_one(image, angle, down, right), expected, atol=0.02)
 
 
-# One process imports TensorFlow for all tests.
-@pytest.mark.xdist_group("tensorflow")
 @pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 @settings(deadline=None, max_examples=25)
 @given(st.floats(-180, 180), st.floats(-8, 8), st.floats(-8, 8), st.booleans())

@@ -9,9 +9,6 @@ from sklearn.preprocessing import Normalizer
 from flaxcifar.data.sources.drawings import DRAWINGS, Random
 from flaxcifar.data.sources.synthetic import synthetic
 
-# One process draws the images.
-pytestmark = pytest.mark.xdist_group("synthetic")
-
 
 @pytest.fixture(scope="module")
 def dataset():

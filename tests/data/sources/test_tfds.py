@@ -15,9 +15,6 @@ from flaxcifar.errors import UserError
 tf = import_tensorflow()
 import tensorflow_datasets as tfds  # noqa: E402
 
-# One process imports TensorFlow for all of them.
-pytestmark = pytest.mark.xdist_group("tensorflow")
-
 
 def _features(shape=(8, 8, 3), **more):
     image = tfds.features.Image(shape=shape, encoding_format="png")
