@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 
 from flaxcifar.optim.muon import newton_schulz, orthogonalize_updates
 
@@ -46,7 +47,7 @@ def test_updates_equal_those_of_one_kernel_at_a_time_in_float64(normalize, weigh
     tx = orthogonalize_updates(lambda step: 0.2, 0.6, True, 3, "float32", normalize, weight_decay)
     state, now = tx.init(params), params
     for gradient in grads:
-        updates, state = jax.jit(tx.update)(gradient, state, now)
+        updates, state = quick.jit(tx.update)(gradient, state, now)
         now = optax.apply_updates(now, updates)
     want = reference(params, grads, 3, 0.2, 0.6, normalize, weight_decay)
     for key in params:
@@ -58,7 +59,7 @@ def test_bfloat16_is_close_enough():
     updates = {}
     for dtype in ("float32", "bfloat16"):
         tx = orthogonalize_updates(lambda step: 1.0, 0.0, False, 3, dtype, False, 0.0)
-        updates[dtype], _ = jax.jit(tx.update)(grads, tx.init(params), params)
+        updates[dtype], _ = quick.jit(tx.update)(grads, tx.init(params), params)
     for key in params:
         a, b = updates["float32"][key], updates["bfloat16"][key]
         assert b.dtype == jnp.float32
@@ -88,7 +89,7 @@ def test_singular_values_come_near_one(shape):
 def test_a_normalised_kernel_keeps_its_norm():
     params = arrays()
     tx = orthogonalize_updates(lambda step: 0.0, 0.9, True, 3, "bfloat16", True, 0.0)
-    updates, _ = jax.jit(tx.update)(arrays(1), tx.init(params), params)
+    updates, _ = quick.jit(tx.update)(arrays(1), tx.init(params), params)
     after = optax.apply_updates(params, updates)
     for key, shape in SHAPES.items():
         assert np.linalg.norm(after[key]) == pytest.approx(shape[-1] ** 0.5, rel=1e-5)

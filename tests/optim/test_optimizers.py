@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 
 from flaxcifar.errors import UserError
 from flaxcifar.optim.optimizers import optimizer_names
@@ -32,12 +33,12 @@ def leaves(state):
 
 
 def run(tx, params, grads, steps=1):
-    @jax.jit
+    @quick.jit
     def step(params, state):
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    state = jax.jit(tx.init)(params)
+    state = quick.jit(tx.init)(params)
     for _ in range(steps):
         params, state = step(params, state)
     return params, state
@@ -148,7 +149,7 @@ def test_a_rate_may_be_an_argument_of_the_compiled_step(name):
     spec |= {"weight_decay": 0.1} if name in ("adamw", "lamb", "muon") else {}
     spec |= {"ns_dtype": "float32"} if name == "muon" else {}
 
-    @jax.jit
+    @quick.jit
     def update(values, params):
         tx = make_tx(spec, constant, groups, values)
         return tx.update(grads, make_tx(spec, constant, groups).init(params), params)[0]
