@@ -1,6 +1,7 @@
-"""Cache of decoded datasets on disk, keyed by the content of the files they were decoded from.
+"""Cache of decoded datasets on disk.
 
-An entry is a folder of four .npy files and `manifest.json`.
+An entry is a folder of four .npy files and `manifest.json`. Its key is the content of the files
+that it was decoded from, or that of the arrays if the source does not name its files.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ _CHUNK = 2**22  # bytes hashed at a time
 def cached(source: Source, cache_dir: str, memory_limit: float = math.inf) -> Dataset:
     """Returns a dataset from the cache; decodes it if the entry is missing or damaged.
 
+    A source that does not name its files is always decoded.
+
     Args:
       cache_dir: the folder of the cache; "" is `flaxcifar` in $XDG_CACHE_HOME or ~/.cache.
       memory_limit: bytes. Larger images are `OnDisk`, others mapped into memory.
@@ -38,11 +41,12 @@ def cached(source: Source, cache_dir: str, memory_limit: float = math.inf) -> Da
     with _writing(directory):
         (directory / "hashes").mkdir(parents=True, exist_ok=True)
         key = content_key(source, directory / "hashes")
-    entry = directory / f"{re.sub(r'[^A-Za-z0-9]', '-', source.name)}-{key[:24]}"
-    dataset = _read(entry, memory_limit)
+    entry = key and _entry(directory, source, key)
+    dataset = entry and _read(entry, memory_limit)
     if dataset is None:
-        with _writing(directory), console.working(f"decoding {source.name} (only once)"):
-            _write(entry, source)
+        often = " (only once)" if key else ""
+        with _writing(directory), console.working(f"decoding {source.name}{often}"):
+            entry = _write(directory, source, key)
         dataset = _read(entry, memory_limit)
     if dataset is None:
         raise UserError(
@@ -71,6 +75,10 @@ def _directory(cache_dir: str) -> Path:
         return Path(cache_dir).expanduser()
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "flaxcifar"
+
+
+def _entry(directory: Path, source: Source, key: str) -> Path:
+    return directory / f"{re.sub(r'[^A-Za-z0-9]', '-', source.name)}-{key[:24]}"
 
 
 def _arrays(dataset: Dataset) -> dict[str, np.ndarray | OnDisk]:
@@ -107,16 +115,18 @@ def _read(entry: Path, memory_limit: float) -> Dataset | None:
         return None
 
 
-def _write(entry: Path, source: Source) -> None:
-    """Decodes a source into a new entry, which replaces a damaged one."""
-    atomic.remove_leftovers(entry.parent, _STALE_SECONDS)
-    with atomic.new_folder(entry.parent) as temporary:
-        _fill(temporary, source)
+def _write(directory: Path, source: Source, key: str | None) -> Path:
+    """Decodes a source into a new entry, which replaces a damaged one; returns the entry."""
+    atomic.remove_leftovers(directory, _STALE_SECONDS)
+    with atomic.new_folder(directory) as temporary:
+        content = _fill(temporary, source)
+        entry = _entry(directory, source, key or content)
         atomic.publish(temporary, entry, keep=lambda entry: _read(entry, math.inf) is not None)
+    return entry
 
 
-def _fill(folder: Path, source: Source) -> None:
-    """Writes the arrays and the manifest of a decoded source."""
+def _fill(folder: Path, source: Source) -> str:
+    """Writes the arrays and the manifest of a decoded source; returns the manifest's SHA-256."""
     made: list[OnDisk] = []
 
     def empty(shape: tuple[int, int, int, int]) -> OnDisk:
@@ -135,7 +145,9 @@ def _fill(folder: Path, source: Source) -> None:
         manifest["arrays"][name] = [array.shape, str(array.dtype), path.stat().st_size]
     for images in made:
         images.path.unlink(missing_ok=True)  # not used in the dataset
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    text = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(text)
+    return hashlib.sha256(text).hexdigest()
 
 
 def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:

@@ -28,18 +28,22 @@ class Source:
       recipe: text that must change whenever the same files would be decoded to other arrays.
       decode: returns the dataset. It may allocate images with its argument and fill them piece by
         piece, so that they need not fit into memory.
-      files: paths under `root` of all files that `decode` reads.
+      files: paths under `root` of all files that `decode` reads; () if the recipe alone determines
+        the arrays. By default the content is known only once it is decoded, which is then done in
+        every run.
     """
 
     name: str
     recipe: str
     decode: Callable[[Empty], Dataset]
     root: Path = Path()
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = None
 
 
-def content_key(source: Source, notes: Path) -> str:
+def content_key(source: Source, notes: Path) -> str | None:
     """Returns the SHA-256, hex, of the recipe and of the names and content of the files.
+
+    Returns None if the source does not name its files.
 
     Hashing takes seconds, so the key is stored and reused while `stat` reports no change.
 
@@ -49,6 +53,8 @@ def content_key(source: Source, notes: Path) -> str:
     Raises:
       UserError: a file cannot be read.
     """
+    if source.files is None:
+        return None
     try:
         note = notes / _hash(source, _stat, str(source.root.resolve()))
         if note.is_file() and len(key := note.read_text()) == 64:
@@ -62,7 +68,7 @@ def content_key(source: Source, notes: Path) -> str:
 
 def _hash(source: Source, describe: Callable[[Path], bytes], where: str = "") -> str:
     result = hashlib.sha256(repr((_FORMAT, source.recipe, where)).encode())
-    for name in source.files:
+    for name in source.files or ():
         result.update(repr((name, describe(source.root / name))).encode())
     return result.hexdigest()
 

@@ -43,7 +43,7 @@ def decoder():
 
 @pytest.fixture
 def source(decoder):
-    return Source("a b/c", "recipe", decoder)
+    return Source("a b/c", "recipe", decoder, files=())
 
 
 def _entry(directory):
@@ -93,6 +93,14 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     found = [fingerprint(variant, str(i)) for i, variant in enumerate(variants)]
     assert len(set(found)) == len(variants)
     assert fingerprint(dataset, "another way to the same arrays") == found[0]
+
+
+def test_arrays_in_memory_are_never_taken_for_others_of_the_same_name(tmp_path):
+    sources = [Source("mine", "", lambda _, seed=seed: _dataset(seed)) for seed in (0, 1, 0)]
+    found = [cached(source, str(tmp_path)) for source in sources]
+    for dataset, seed in zip(found, (0, 1, 0), strict=True):
+        _assert_equal(dataset, _dataset(seed))
+    assert len(list(tmp_path.glob("mine-*"))) == 2
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])

@@ -34,7 +34,7 @@ _VERSION = 1
 def synthetic(directory: str, image_size: int) -> Source:
     """20,000 training and 4,000 test images; `directory` is ignored."""
     recipe = f"synthetic {_VERSION}, {image_size} pixels"
-    return Source("synthetic", recipe, partial(_draw_dataset, image_size))
+    return Source("synthetic", recipe, partial(_draw_dataset, image_size), files=())
 
 
 def _draw_dataset(image_size: int, _: Empty) -> Dataset:
