@@ -26,7 +26,7 @@ Prediction = dict[str, Any]
 
 
 def find(names: Sequence[str]) -> list[Path]:
-    """Returns the named files, and all files in the named folders except hidden ones.
+    """Returns the named files, and everything in the named folders except hidden files.
 
     Raises:
       UserError: a name does not exist, or there are no files.
@@ -36,7 +36,7 @@ def find(names: Sequence[str]) -> list[Path]:
         if not path.exists():
             raise UserError(f"there is no image or folder {str(path)!r}")
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
+        found += [file for file in inside if not (file.is_dir() or file.name.startswith("."))]
     if not found:
         raise UserError(f"there are no files in {', '.join(map(str, names))}")
     return found

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, cpu_count
+from os.path import isfile
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -23,7 +24,7 @@ def read_images(paths: Sequence[PathLike], images: np.ndarray | OnDisk) -> None:
       images: uint8 [N, S, S, 3], filled with the images, resized to S x S.
 
     Raises:
-      UserError: a file cannot be read or exceeds Pillow's limit on pixels.
+      UserError: a file cannot be read, is not a regular file, or exceeds Pillow's limit on pixels.
     """
     size = images.shape[1]
 
@@ -66,6 +67,8 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def _read_image(path: PathLike, size: int) -> np.ndarray:
+    if not isfile(path):
+        raise UserError(f"{path} is not a regular file: remove it")
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ def _hash(source: Source, describe: Callable[[Path], bytes], where: str = "") ->
 
 def _stat(path: Path) -> bytes:
     s = os.stat(path)
+    if not stat.S_ISREG(s.st_mode):  # opening a pipe would block
+        raise UserError(f"{path} is not a regular file: remove it")
     return f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}".encode()
 
 

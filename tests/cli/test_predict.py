@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import jax
 import pytest
@@ -52,6 +53,17 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
     assert len(rows) == 50 and rows[0]["image"].endswith("0/00.png")
     assert first[0] == f"class {probabilities[0].argmax()}"
     assert first[1] == pytest.approx(probabilities[0].max(), rel=1e-4)
+
+
+def test_pipes_and_devices_are_named_and_skipped(workdir, folder, capsys):
+    pipe, device = folder / "0" / "pipe.png", folder / "0" / "device.png"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for given, count in (([folder], 53), ([pipe, device, folder / "0" / "00.png"], 3)):
+        with pytest.raises(RunError, match=f"of {count} images could not be read"):
+            predict.main(["--workdir", str(workdir), *map(str, given)])
+        out = capsys.readouterr().out
+        assert all(f"{path} is not a regular file" in out for path in (pipe, device))
 
 
 def test_the_images_are_drawn_without_the_broken_one(workdir, folder, tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxcifar.data.images import read_images, resize_images
+from flaxcifar.data.images import read_images, resize_images, try_images
 from flaxcifar.errors import UserError
 
 
@@ -80,6 +80,13 @@ def test_an_unreadable_image_is_named(tmp_path, picture, content):
     bad.write_bytes(good.read_bytes()[:120] if content is None else content)
     with pytest.raises(UserError, match=r"cannot read the image .*bad\.png"):
         read([good, bad, good], 8)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    path = tmp_path / "link.png"
+    path.symlink_to("/dev/null")
+    (found,) = try_images([path], 8)
+    assert isinstance(found, UserError) and f"{path} is not a regular file" in str(found)
 
 
 @pytest.mark.parametrize("limit", [600, 300], ids=["warning", "error"])

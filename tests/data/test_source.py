@@ -58,6 +58,12 @@ def test_a_damaged_note_does_not_matter(source, notes):
     assert note.read_text() == key
 
 
+def test_only_regular_files_are_opened(source, notes):
+    (source.root / "device").symlink_to("/dev/null")
+    with pytest.raises(UserError, match="device is not a regular file"):
+        content_key(replace(source, files=("device",)), notes)
+
+
 def test_a_file_that_cannot_be_read_is_named(source, notes):
     with pytest.raises(UserError, match="cannot read .*missing"):
         content_key(replace(source, files=("missing",)), notes)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flaxcifar import console
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.data.images import read_images
 from flaxcifar.data.source import Empty, Source
@@ -25,7 +26,10 @@ _NO_IMAGES = {"thumbs.db", "desktop.ini"}
 
 @SOURCES.register
 def folder(directory: str, image_size: int) -> Source:
-    """Finds the images: all files except hidden ones and those of file managers."""
+    """Finds the images: all regular files except hidden ones and those of file managers.
+
+    Pipes, devices and links to them are reported and skipped.
+    """
     root = Path(directory).expanduser()
     if not directory or not root.is_dir():
         raise UserError(
@@ -92,10 +96,12 @@ def _sub_folders(root: Path) -> list[str]:
 def _files(root: Path, name: str) -> list[str]:
     found = []
     for folder, _, names in os.walk(root / name):
-        prefix = Path(folder).relative_to(root).as_posix()
-        found += [
-            f"{prefix}/{file}"
-            for file in names
-            if file[0] != "." and file.lower() not in _NO_IMAGES
-        ]
+        for file in names:
+            path = Path(folder, file)
+            if file[0] == "." or file.lower() in _NO_IMAGES:
+                continue
+            if path.is_file():
+                found.append(path.relative_to(root).as_posix())
+            else:
+                console.say(f"{path} is not a regular file: skipped")
     return sorted(found)

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -54,6 +56,18 @@ def test_deeper_folders_and_files_that_are_no_images(tmp_path):
     dataset = _open(tmp_path)
     assert len(dataset.train) + len(dataset.test) == 10
     assert dataset.class_names == ("a", "b")
+
+
+def test_only_regular_files_are_opened(tmp_path, capsys):
+    _make(tmp_path, {"a": 5, "b": 5})
+    os.mkfifo(tmp_path / "a/pipe.png")
+    (tmp_path / "b/device.png").symlink_to("/dev/zero")
+    (tmp_path / "b/link.png").symlink_to("000.png")
+    source = folder(str(tmp_path), 6)
+    assert len(source.files) == 11 and "b/link.png" in source.files
+    said = capsys.readouterr().out.splitlines()
+    paths = [tmp_path / name for name in ("a/pipe.png", "b/device.png")]
+    assert said == [f"{path} is not a regular file: skipped" for path in paths]
 
 
 def test_a_class_may_be_called_train(tmp_path):
