@@ -1,5 +1,6 @@
 """Datasets: what sources return and pipelines read."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ class Dataset:
       fingerprint: SHA-256, hex, of the whole content.
 
     Raises:
-      UserError: a label is out of range.
+      UserError: a label is out of range, or two classes have the same name.
     """
 
     name: str
@@ -57,29 +58,45 @@ class Dataset:
     fingerprint: str = ""
 
     def __post_init__(self):
-        for split in (self.train, self.test):
+        for name, count in Counter(self.class_names).items():
+            if count > 1:
+                raise UserError(
+                    f"dataset {self.name!r}: the names of its classes must differ, got {count} "
+                    f"classes {name!r}."
+                )
+        for name, split in (("train", self.train), ("test", self.test)):
             wrong = (split.labels < 0) | (split.labels >= len(self.class_names))
             if wrong.any():
                 first = int(wrong.argmax())
                 raise UserError(
                     f"dataset {self.name!r}: labels must be from 0 to {len(self.class_names) - 1}, "
-                    f"got {split.labels[first]} for example {first}."
+                    f"got {split.labels[first]} for {name} example {first} "
+                    f"({np.count_nonzero(wrong):,} of {len(split):,} are out of range)."
                 )
+
+    def classes_with(self, examples: int) -> list[str]:
+        """Returns the names of the classes that have exactly `examples` training examples."""
+        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        return [self.class_names[label] for label in np.flatnonzero(counts == examples)]
 
 
 def superclasses(labels: np.ndarray, coarse_labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns the superclass of each class, int32 [num_classes].
 
     Args:
-      labels, coarse_labels: integers [N], class and superclass of each example.
+      labels, coarse_labels: integers [N], class and superclass of each example; labels are below
+        `num_classes`.
 
     Raises:
       UserError: a class has no examples or several coarse labels.
     """
     pairs = np.unique(np.stack([labels, coarse_labels]), axis=1)
-    if not np.array_equal(pairs[0], np.arange(num_classes)):
+    wrong = np.bincount(pairs[0], minlength=num_classes) != 1
+    if wrong.any():
+        first = int(wrong.argmax())
+        found = pairs[1, pairs[0] == first].tolist()
         raise UserError(
             f"each of the {num_classes} classes must have exactly one coarse label, got "
-            f"{pairs.shape[1]} different pairs of label and coarse label."
+            f"{found or 'no examples'} for class {first}."
         )
     return pairs[1].astype(np.int32)

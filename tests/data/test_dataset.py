@@ -13,10 +13,11 @@ def test_superclasses_follow_from_the_pairs():
 
 
 @pytest.mark.parametrize(
-    ("labels", "coarse"), [([0, 1, 1, 2], [0, 0, 1, 1]), ([0, 2], [0, 1])], ids=["two", "none"]
+    ("labels", "coarse", "found"),
+    [([0, 1, 1, 2], [0, 0, 1, 1], r"\[0, 1\]"), ([0, 2], [0, 1], "no examples")],
 )
-def test_a_class_has_exactly_one_superclass(labels, coarse):
-    with pytest.raises(UserError, match="must have exactly one coarse label"):
+def test_a_class_has_exactly_one_superclass(labels, coarse, found):
+    with pytest.raises(UserError, match=f"one coarse label, got {found} for class 1"):
         superclasses(np.array(labels), np.array(coarse), 3)
 
 
@@ -34,6 +35,13 @@ def test_a_label_out_of_range_is_named(label):
     good = Split(images[:2], labels[:2])
     Dataset("own", good, good, ("a", "b"))
     with pytest.raises(
-        UserError, match=f"'own': labels must be from 0 to 1, got {label} for example 2"
+        UserError,
+        match=f"'own': labels must be from 0 to 1, got {label} for test example 2 .1 of 3",
     ):
         Dataset("own", good, Split(images, labels), ("a", "b"))
+
+
+def test_classes_of_the_same_name_are_named():
+    split = Split(np.zeros((3, 4, 4, 3), np.uint8), np.arange(3, dtype=np.int32))
+    with pytest.raises(UserError, match="'own': .* must differ, got 2 classes 'cat'"):
+        Dataset("own", split, split, ("cat", "dog", "cat"))

@@ -1,6 +1,7 @@
 """Reads prepared datasets of TensorFlow Datasets, without a network."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,19 +39,22 @@ def read_prepared(name: str, root: Path, image_size: int, empty: Empty) -> Datas
         if split in splits:
             with _reading(root):
                 read[split] = _read(builder, split, image_size, empty)
-    labelled = [split for split, (s, _) in read.items() if len(s) and s.labels.min() >= 0]
+    # TFDS labels every example of an unlabelled split with -1.
+    labelled = [split for split, (s, _) in read.items() if (s.labels != -1).any()]
     if len(labelled) < 2 or labelled[0] != "train":
         raise UserError(
             f"{name} must have a labelled train split and a labelled test or validation split, got "
             f"the splits {', '.join(splits)}."
         )
     (train, coarse), (test, _) = read["train"], read[labelled[1]]
-    class_names = tuple(features["label"].names)
+    dataset = Dataset(name, train, test, tuple(features["label"].names))
     if coarse is None:
-        return Dataset(name, train, test, class_names)
-    superclass_of = superclasses(train.labels, coarse, len(class_names))
-    superclass_names = tuple(features["coarse_label"].names)
-    return Dataset(name, train, test, class_names, superclass_of, superclass_names)
+        return dataset
+    return dataclasses.replace(
+        dataset,
+        superclass_of=superclasses(train.labels, coarse, len(dataset.class_names)),
+        superclass_names=tuple(features["coarse_label"].names),
+    )
 
 
 @contextlib.contextmanager

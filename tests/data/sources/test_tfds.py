@@ -124,6 +124,31 @@ def test_validation_stands_in_for_a_test_split_without_labels(tmp_path):
         _decode(tmp_path)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_out_of_range_is_named(tmp_path, label):
+    examples = list(_examples(6))
+    examples[4]["label"] = label
+    count = tfds.features.ClassLabel(num_classes=9)
+    coarse = tfds.features.ClassLabel(names=["land", "water"])
+    examples = [example | {"coarse_label": 0} for example in examples]
+    splits = {"train": examples, "test": examples[:3]}
+    directory = _prepare(tmp_path, _features(label=count, coarse_label=coarse), splits)
+    features = directory / "features.json"
+    features.write_text(features.read_text().replace('"9"', '"3"'))
+    with pytest.raises(UserError, match=f"from 0 to 2, got {label} for train example 4 .1 of 6"):
+        _decode(tmp_path)
+
+
+def test_classes_with_one_image_or_none_are_named(tmp_path, capsys):
+    examples = [example for example in _examples(4) if example["label"] != 1]
+    _prepare(tmp_path, _features(), {"train": examples, "test": examples})
+    load(ConfigDict(_config(tmp_path, tmp_path / "cache")))
+    assert capsys.readouterr().out.splitlines() == [
+        "dataset 'tiny' has no training images of 'dog'",
+        "dataset 'tiny' has only one training image of 'eel'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("features", "message"),
     [
