@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from flaxcifar import config, console, data
@@ -51,7 +52,12 @@ def read(
     spec = _keras_spec(settings.model)
     if workdir.is_file() or workdir.is_dir() and any(workdir.iterdir()):
         raise UserError(f"{workdir} already exists: choose a new --workdir")
-    file = files.read(path)
+
+    def size(classes: int) -> int:
+        shapes = jax.tree.leaves(make_network(settings, classes)[0].abstract())
+        return sum(shape.size * shape.dtype.itemsize for shape in shapes)
+
+    file = files.read(path, size)
     dense = [layer.arrays[0] for layer in file.layers if layer.arrays[0].ndim == 2]
     classes = dense[-1].shape[1] if dense else 1
     network, _ = make_network(settings, classes)

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +45,14 @@ _KINDS = {"conv2d": "convolution", "batch_normalization": "BatchNorm", "dense": 
 _NUMBERED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
 # No HDF5 filter compresses better than this.
 _BEST_COMPRESSION = 1100
+# Files may hold weights in float64, and three more arrays for each: of an optimizer, or averages.
+_FILE_PER_WEIGHTS = 8
+_OVERHEAD = 2**20  # bytes of a file that are not weights
+_MOST_CONFIG = 2**24  # bytes
+_MOST_CLASSES = 2**16
+
+# From a number of classes to the bytes of a network's weights in float32.
+Size = Callable[[int], int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,17 +94,20 @@ def import_h5py() -> ModuleType:
     return h5py
 
 
-def read(path: Path) -> KerasFile:
+def read(path: Path, size: Size) -> KerasFile:
     """Reads a file of any of the formats; its name does not matter.
 
+    Args:
+      size: of the expected network. A file that needs far more memory is refused unread.
+
     Raises:
-      UserError: if the file is missing, damaged, or contains no Keras network.
+      UserError: if the file is missing, damaged, too large, or contains no Keras network.
     """
     h5py = import_h5py()
     if not path.is_file():
         raise UserError(f"there is no file {str(path)!r}")
     try:
-        file = _read(path, h5py)
+        file = _read(path, size, h5py)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
@@ -109,8 +120,8 @@ def read(path: Path) -> KerasFile:
     return file
 
 
-def _read(path: Path, h5py: ModuleType) -> KerasFile:
-    config, weights = _unzip(path) if zipfile.is_zipfile(path) else (None, path)
+def _read(path: Path, size: Size, h5py: ModuleType) -> KerasFile:
+    config, weights = _unzip(path, size) if zipfile.is_zipfile(path) else (None, path)
     if isinstance(weights, Path) and not h5py.is_hdf5(path):
         raise UserError("not a Keras file: neither HDF5 nor a complete .keras archive")
     with h5py.File(weights, "r") as file:
@@ -118,26 +129,56 @@ def _read(path: Path, h5py: ModuleType) -> KerasFile:
         if group.file != file:
             raise UserError("model_weights is stored outside the file")
         if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-            ending, layers = ".h5", tuple(_in_order(group))
+            ending, found = ".h5", list(_in_order(group))
             config = file.attrs.get("model_config")
         else:
-            ending, layers = ".weights.h5" if config is None else ".keras", _by_kind(group)
+            ending, found = ".weights.h5" if config is None else ".keras", _by_kind(group)
+        datasets = [dataset for *_, datasets in found for dataset in datasets]
+        columns = [dataset.shape[1] for dataset in datasets if dataset.ndim == 2]
+        _check_size("its weights", sum(dataset.nbytes for dataset in datasets), columns, size)
+        layers = tuple(FileLayer(*names, tuple(map(_values, stored))) for *names, stored in found)
     network = None if config is None else _network(json.loads(config))
     return KerasFile(path, ending, layers, network)
 
 
-def _unzip(path: Path) -> tuple[bytes, io.BytesIO]:
+def _unzip(path: Path, size: Size) -> tuple[bytes, io.BytesIO]:
     with zipfile.ZipFile(path) as archive:
-        return archive.read("config.json"), io.BytesIO(archive.read("model.weights.h5"))
+        if archive.getinfo("config.json").file_size > _MOST_CONFIG:
+            raise UserError(f"its config.json takes more than {_MOST_CONFIG:,} bytes")
+        config, weights = archive.read("config.json"), archive.getinfo("model.weights.h5")
+        network = _network(json.loads(config))
+        units = [x["config"]["units"] for x in network if x["class_name"] == "Dense"]
+        _check_size(f"its {weights.filename}", weights.file_size, units, size)
+        return config, io.BytesIO(archive.read(weights))
 
 
-def _in_order(group: Any) -> Iterator[FileLayer]:
+def _check_size(what: str, taken: int, columns: Sequence[int], size: Size) -> None:
+    """Raises UserError if a part of the file is too large for the network.
+
+    Args:
+      taken: bytes of the part.
+      columns: of the dense layers, in order: the last one's are the classes.
+    """
+    classes = columns[-1] if columns else 1
+    if not 1 <= classes <= _MOST_CLASSES:
+        raise UserError(f"it must have 1 to {_MOST_CLASSES:,} classes, got {classes:,}")
+    if taken > _FILE_PER_WEIGHTS * size(classes) + _OVERHEAD:
+        raise UserError(
+            f"{what} would take {taken / 1e6:,.0f} MB, but the weights of the model in the config "
+            f"take {size(classes) / 1e6:,.3g} MB: it is of another network"
+        )
+
+
+# Name, kind and datasets of a layer.
+_Found = tuple[str, str, list[Any]]
+
+
+def _in_order(group: Any) -> Iterator[_Found]:
     """Yields the layers of a Keras 2 file, which lists layers and weights in attributes."""
     for name in _strings(group, "layer_names"):
         weights = _strings(group[name], "weight_names")
-        arrays = tuple(_array(group, group[name][weight]) for weight in weights)
-        if arrays:
-            yield FileLayer(name, "", arrays)
+        if weights:
+            yield name, "", [_checked(group, group[name][weight]) for weight in weights]
 
 
 def _strings(group: Any, name: str) -> list[str]:
@@ -148,7 +189,7 @@ def _strings(group: Any, name: str) -> list[str]:
     return [text.decode() if isinstance(text, bytes) else str(text) for text in strings]
 
 
-def _by_kind(group: Any) -> tuple[FileLayer, ...]:
+def _by_kind(group: Any) -> list[_Found]:
     """Returns the layers of a Keras 3 file, whose names count the layers of each kind."""
     containers = [name for name in ("layers", "_layer_checkpoint_dependencies") if name in group]
     if not containers:
@@ -158,16 +199,15 @@ def _by_kind(group: Any) -> tuple[FileLayer, ...]:
         if "layers" in item:
             raise UserError(f"layer {name!r} is a nested network, which is not supported")
         found = item.get("vars", {})
-        arrays = tuple(_array(group, found[key]) for key in sorted(found, key=int))
-        if arrays:
+        datasets = [_checked(group, found[key]) for key in sorted(found, key=int)]
+        if datasets:
             kind, number = _NUMBERED.fullmatch(name).group("kind", "number")
-            layer = FileLayer(name, _KINDS.get(kind, kind), arrays)
-            layers.append((kind, int(number or 0), layer))
-    return tuple(layer for *_, layer in sorted(layers, key=lambda entry: entry[:2]))
+            layers.append((kind, int(number or 0), (name, _KINDS.get(kind, kind), datasets)))
+    return [layer for *_, layer in sorted(layers, key=lambda entry: entry[:2])]
 
 
-def _array(group: Any, dataset: Any) -> np.ndarray:
-    """Reads an array as float32."""
+def _checked(group: Any, dataset: Any) -> Any:
+    """Returns a dataset of floating-point numbers in the file; raises UserError for any other."""
     stored = dataset.id.get_storage_size()
     if dataset.file != group.file or dataset.external or dataset.is_virtual:
         raise UserError(f"{dataset.name} is stored outside the file")
@@ -175,6 +215,11 @@ def _array(group: Any, dataset: Any) -> np.ndarray:
         raise UserError(f"{dataset.name} is {dataset.dtype}, not floating point")
     if dataset.nbytes > _BEST_COMPRESSION * stored:
         raise UserError(f"{dataset.name} is damaged: most of it is missing")
+    return dataset
+
+
+def _values(dataset: Any) -> np.ndarray:
+    """Reads an array as float32."""
     array = dataset[()].astype(np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{dataset.name} contains values that are not finite")

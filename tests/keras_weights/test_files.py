@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 import sys
+import tracemalloc
 import zipfile
 
 import h5py
@@ -20,6 +21,11 @@ SHAPES.append(((13, 5), (5,)))
 PARTS = {2: ("kernel", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_variance"), 0: ()}
 KINDS = {4: "conv2d", 1: "batch_normalization", 2: "dense"}
 FLATTEN = {"class_name": "Flatten", "config": {"name": "flatten"}}
+
+
+def size(classes):
+    """Returns the bytes of `arrays()`, whatever the classes."""
+    return sum(4 * math.prod(shape) for layer in SHAPES for shape in layer)
 
 
 def arrays(seed=0):
@@ -84,7 +90,7 @@ everything = range(len(SHAPES))
 def test_keras2_layers_come_in_order_whatever_their_names_and_groups(folder, created, names):
     path, expected = folder / "keras2.h5", arrays()
     write_keras2(path, expected, [f"layer_{n}" for n in names], created)
-    found = files.read(path)
+    found = files.read(path, size)
     assert found.ending == ".h5" and found.network is None
     same(found.layers, expected)
 
@@ -94,7 +100,7 @@ def test_keras2_layers_come_in_order_whatever_their_names_and_groups(folder, cre
 def test_keras3_layers_of_a_kind_come_in_order_whatever_their_groups(folder, created):
     path, expected = folder / "keras3.weights.h5", arrays()
     write_keras3(path, expected, created)
-    found = files.read(path)
+    found = files.read(path, size)
     assert found.ending == ".weights.h5" and found.network is None
     for kind, dimensions in (("convolution", 4), ("BatchNorm", 1), ("dense", 2)):
         of_kind = [layer for layer in expected if layer[0].ndim == dimensions]
@@ -109,7 +115,7 @@ def test_a_whole_model_and_split_attributes_of_keras2(tmp_path, root):
     network = {"class_name": "Sequential", "config": [FLATTEN]}
     with h5py.File(path, "a") as file:
         file.attrs["model_config"] = json.dumps(network).encode()
-    found = files.read(path)
+    found = files.read(path, size)
     same(found.layers, expected[:-1])
     assert [layer["class_name"] for layer in found.network] == ["Flatten"]
 
@@ -125,7 +131,7 @@ def test_an_archive_and_its_former_name_of_layers(tmp_path):
     inner, path = tmp_path / "inner.h5", tmp_path / "model.keras"
     write_keras3(inner, arrays(), everything, "_layer_checkpoint_dependencies")
     write_archive(path, weights=inner)
-    found = files.read(path)
+    found = files.read(path, size)
     assert found.ending == ".keras" and found.network == () and len(found.layers) == len(SHAPES)
 
 
@@ -142,7 +148,7 @@ def test_a_layer_that_no_network_here_has_is_refused(tmp_path, name, config):
     layers = [{"class_name": name, "config": config}]
     write_archive(path, {"class_name": "Sequential", "config": {"layers": layers}}, inner)
     with pytest.raises(UserError, match=f"layer 'it' is a {name}, which is not supported"):
-        files.read(path)
+        files.read(path, size)
 
 
 def replaced(data=None, **keywords):
@@ -203,7 +209,7 @@ def test_what_is_not_a_plain_array_is_refused(tmp_path, edit, message):
     with h5py.File(path, "a") as file:
         edit(file, "layers/conv2d_1/vars/0")
     with pytest.raises(UserError, match=message) as caught:
-        files.read(path)
+        files.read(path, size)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -214,7 +220,7 @@ def test_missing_datasets_and_layers_of_keras2_are_damage(tmp_path):
         with h5py.File(path, "a") as file:
             del file[gone]
         with pytest.raises(UserError, match="damaged"):
-            files.read(path)
+            files.read(path, size)
 
 
 def test_whatever_part_of_a_file_is_there_it_is_one_line(tmp_path):
@@ -225,24 +231,52 @@ def test_whatever_part_of_a_file_is_there_it_is_one_line(tmp_path):
         for share in (0, 0.001, 0.1, 0.5, 0.9, 0.999):
             path.write_bytes(data[: int(share * len(data))])
             with pytest.raises(UserError, match="is damaged|: not a Keras file"):
-                files.read(path)
+                files.read(path, size)
     flipped = bytearray(whole.read_bytes())
     flipped[len(flipped) // 2] ^= 1
     path.write_bytes(flipped)
     with pytest.raises(UserError, match="CRC"):
-        files.read(path)
+        files.read(path, size)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", b"no")
     with pytest.raises(UserError, match="damaged or not a Keras file"):
-        files.read(path)
+        files.read(path, size)
     write_archive(path, {"class_name": "Sequential", "config": [{"class_name": "Add"}]}, inner)
     with pytest.raises(UserError, match="damaged or not a Keras file"):
-        files.read(path)
+        files.read(path, size)
     with pytest.raises(UserError, match="there is no file"):
-        files.read(tmp_path)
+        files.read(tmp_path, size)
 
 
 def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r"flaxcifar\[keras\]"):
-        files.read(tmp_path / "it.h5")
+        files.read(tmp_path / "it.h5", size)
+
+
+@pytest.mark.parametrize("kind", ["archive", "archive of many classes", "dataset", "config"])
+def test_what_would_take_far_more_memory_than_the_network_is_refused_unread(tmp_path, kind):
+    """A bomb: the file is a thousandth of its content."""
+    inner, path, large = tmp_path / "inner.h5", tmp_path / "it", 2**23
+    write_keras3(inner, arrays(), everything)
+    if kind == "dataset":
+        path = inner
+        with h5py.File(path, "a") as file:
+            del file["layers/dense/vars/0"]
+            zeros = np.zeros((large // 16, 4), np.float32)
+            file.create_dataset("layers/dense/vars/0", data=zeros, compression=9)
+    else:
+        units = 10**9 if "many" in kind else 5
+        dense = {"class_name": "Dense", "config": {"name": "dense", "units": units}}
+        config = json.dumps({"config": {"layers": [dense]}}).encode()
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("config.json", config.ljust(2**25 if kind == "config" else 0))
+            archive.writestr("model.weights.h5", inner.read_bytes() + bytes(large))
+    assert path.stat().st_size < 150_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=f"{path}: it.* (bytes|classes|another network)"):
+            files.read(path, size)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
