@@ -16,7 +16,8 @@ from flaxcifar.errors import RunError, UserError
 from flaxcifar.inference.trained import Trained
 from flaxcifar.keras_weights import files
 from flaxcifar.keras_weights.compare import compare, import_keras
-from flaxcifar.keras_weights.match import check_epsilon, match
+from flaxcifar.keras_weights.match import match
+from flaxcifar.keras_weights.structure import check_structure
 from flaxcifar.models.crcv import SIZES
 from flaxcifar.training.networks import make_network
 from flaxcifar.workdir.checkpoints import Checkpoints
@@ -62,7 +63,7 @@ def read(
     classes = dense[-1].shape[1] if dense else 1
     network, _ = make_network(settings, classes)
     arrays, shortcut_first = match(network, _image_shape(settings), file)
-    check_epsilon(network, file)
+    check_structure(file, spec, classes)
     params, batch_stats = ({p: arrays[p] for p in shapes} for shapes in network.abstract())
     context = _context(settings, classes, normalization, class_names)
     trained = Trained(settings, network, (params, batch_stats), **context)
@@ -74,6 +75,11 @@ def read(
     # Dropout layers have no weights, but Keras numbers them.
     spec |= {"dropout": 0.0} | ({"shortcut_first": True} if shortcut_first else {})
     _check_logits(file, spec, trained.in_float32())
+    if file.network is None:
+        console.say(
+            f"{path}: weights match by shape; the file does not say activation, order, pooling, "
+            "epsilon: evaluate the workdir to be sure"
+        )
     _save(trained, workdir, path)
     console.say(f"evaluate it: python -m flaxcifar evaluate --workdir {workdir}")
     console.say(f"fine-tune it: python -m flaxcifar.main --config.init_from={workdir} ...")

@@ -19,26 +19,37 @@ import numpy as np
 
 from flaxcifar.errors import UserError
 
-# Supported layers of a whole model, and the settings that determine their output.
-LAYERS = {
-    "InputLayer": (),
-    "Conv2D": (
-        "filters kernel_size strides padding data_format dilation_rate groups activation use_bias"
-    ).split(),
-    "BatchNormalization": ("axis", "epsilon", "center", "scale"),
-    "Dense": ("units", "activation", "use_bias"),
-    "Activation": ("activation",),
-    "ReLU": ("max_value", "negative_slope", "threshold"),
-    "Softmax": (),
-    "MaxPooling2D": ("pool_size", "strides", "padding", "data_format"),
-    "AveragePooling2D": ("pool_size", "strides", "padding", "data_format"),
-    "GlobalAveragePooling2D": ("data_format",),
-    "Flatten": ("data_format",),
-    "Add": (),
+_FORMAT = {"data_format": "channels_last"}
+_POOL = {"pool_size": 2, "strides": None, "padding": "valid"} | _FORMAT
+# Supported layers of a whole model, and the settings that determine their output, with Keras'
+# defaults; None where there is none.
+LAYERS: dict[str, dict[str, Any]] = {
+    "InputLayer": {},
+    "Conv2D": {
+        "filters": None,
+        "kernel_size": None,
+        "strides": 1,
+        "padding": "valid",
+        "dilation_rate": 1,
+        "groups": 1,
+        "activation": None,
+        "use_bias": True,
+    }
+    | _FORMAT,
+    "BatchNormalization": {"axis": -1, "epsilon": 1e-3, "center": True, "scale": True},
+    "Dense": {"units": None, "activation": None, "use_bias": True},
+    "Activation": {"activation": None},
+    "ReLU": {"max_value": None, "negative_slope": 0.0, "threshold": 0.0},
+    "Softmax": {},
+    "MaxPooling2D": _POOL,
+    "AveragePooling2D": _POOL,
+    "GlobalAveragePooling2D": _FORMAT,
+    "Flatten": _FORMAT,
+    "Add": {},
     # No effect in evaluation.
-    "Dropout": ("rate",),
-    "SpatialDropout2D": ("rate",),
-    "GaussianNoise": ("stddev",),
+    "Dropout": {"rate": None},
+    "SpatialDropout2D": {"rate": None},
+    "GaussianNoise": {"stddev": None},
 }
 # Keras 3 names layers in a file after their class and counts them; the first has no number.
 _KINDS = {"conv2d": "convolution", "batch_normalization": "BatchNorm", "dense": "dense"}

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from flax import nnx
 
 from flaxcifar.errors import UserError
 from flaxcifar.keras_weights.files import FileLayer, KerasFile
@@ -100,17 +99,3 @@ def _pair(layers: Sequence[Layer], file: KerasFile) -> tuple[list[tuple[Layer, F
 def _words(shapes: Iterable[tuple[int, ...]]) -> str:
     words = [str(list(shape)) for shape in shapes]
     return " ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
-
-
-def check_epsilon(network: Network, file: KerasFile) -> None:
-    """Raises UserError if the file states another epsilon for its BatchNorms."""
-    modules = nnx.iter_modules(network.module(*network.abstract()))
-    ours = {module.epsilon for _, module in modules if isinstance(module, nnx.BatchNorm)}
-    for layer in file.network or ():
-        if layer["class_name"] == "BatchNormalization":
-            theirs = layer["config"].get("epsilon", 1e-3)
-            if ours != {theirs}:
-                raise UserError(
-                    f"{file.path} is of another network: the epsilon of its "
-                    f"{layer['config']['name']} is {theirs}, here it is {', '.join(map(str, ours))}"
-                )

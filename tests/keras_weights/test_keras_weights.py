@@ -153,7 +153,10 @@ def test_logits_are_those_of_keras_both_ways(name, source, target, tmp_path):
     assert {*tmp_path.iterdir()} == {path, output, tmp_path / "run"}
 
 
-def sequential(order=("conv", "norm", "relu", "pool"), epsilon=1e-3, activation="relu", last=None):
+ORDER = ("conv", "pool", "norm", "relu")
+
+
+def sequential(order=ORDER, epsilon=1e-3, activation="relu", pool="MaxPooling2D", last=None):
     """Returns a crcv as people write it, with its softmax."""
     from keras import Sequential, layers
 
@@ -163,7 +166,7 @@ def sequential(order=("conv", "norm", "relu", "pool"), epsilon=1e-3, activation=
             "conv": layers.Conv2D(features, 3, padding="same"),
             "norm": layers.BatchNormalization(epsilon=epsilon),
             "relu": layers.Activation(activation),
-            "pool": layers.MaxPooling2D(2),
+            "pool": getattr(layers, pool)(2),
         }
         for part in order:
             if part != "pool" or n in (0, 1, 3):
@@ -188,7 +191,7 @@ def softmaxes():
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_network_is_compared_before_its_softmax(number, tmp_path):
-    model = randomized(sequential(("conv", "pool", "norm", "relu"), last=softmaxes()[number]))
+    model = randomized(sequential(last=softmaxes()[number]))
     for ending in ("whole.h5", ".keras"):
         path = save(model, tmp_path / f"it{ending}")
         convert.read(path, tmp_path / f"run{ending}", make_config("crcv"))
@@ -202,17 +205,37 @@ def test_a_network_is_compared_before_its_softmax(number, tmp_path):
             dict(epsilon=1e-5),
             r"the epsilon of its batch_normalization\w* is 1e-05, here it is 0.001",
         ),
-        (dict(activation="elu"), "has the shapes of crcv but is of another network"),
-        (dict(order=("conv", "relu", "norm", "pool")), "activations, pools or the order"),
+        (
+            dict(activation="elu"),
+            r"the activation of its activation\w* is elu, here it is relu; nothing was written",
+        ),
+        (
+            dict(order=("conv", "pool", "relu", "norm")),
+            r"its activation\w* is activation relu, but BatchNormalization is expected",
+        ),
+        (
+            dict(pool="AveragePooling2D"),
+            r"its average\w+ is AveragePooling2D, but MaxPooling2D is expected",
+        ),
     ],
 )
-def test_a_whole_model_that_computes_something_else_is_refused(changes, message, tmp_path):
-    model = randomized(sequential(**{"order": ("conv", "pool", "norm", "relu")} | changes))
+def test_a_whole_model_that_computes_something_else_is_refused_without_keras(
+    changes, message, tmp_path, monkeypatch
+):
+    model = randomized(sequential(**changes))
     for ending in ("whole.h5", ".keras"):
         path = save(model, tmp_path / f"it{ending}")
-        with pytest.raises(UserError, match=message):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            without_keras(patch)
             convert.read(path, tmp_path / "run", make_config("crcv"))
         assert not (tmp_path / "run").exists()
+
+
+def test_what_weights_alone_do_not_tell_is_said(tmp_path, capsys):
+    model = randomized(sequential(activation="elu", epsilon=1e-5, pool="AveragePooling2D"))
+    convert.read(save(model, tmp_path / "it.weights.h5"), tmp_path / "run", make_config("crcv"))
+    words = "weights match by shape; the file does not say activation, order, pooling, epsilon"
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ending", ["legacy.h5", ".weights.h5"])
