@@ -2,8 +2,8 @@
 
     flaxcifar doctor --config configs/vgg.py
 
-With a config, its dataset is loaded, too. The exit code is 1 if training would
-fail.
+With a config, its dataset is loaded, too, but not downloaded. The exit code is
+1 if training would fail.
 """
 
 import dataclasses
@@ -131,10 +131,14 @@ def tensorflow(config: Any) -> Iterator[Finding]:
 
 @check
 def dataset(config: Any) -> Iterator[Finding]:
-    """Loads the dataset of the config, which decodes it on first use."""
+    """Loads the dataset of the config, which decodes it on first use; downloads nothing."""
     if config is None:
         return
     try:
+        source = data.find(config.data)
+        if isinstance(source, data.Download):
+            yield _download(source)
+            return
         found = data.load(config.data)
     except UserError as error:
         yield Finding("error", f"dataset {config.data.name}: {error}", _SEE_MESSAGE)
@@ -143,6 +147,20 @@ def dataset(config: Any) -> Iterator[Finding]:
         "good",
         f"dataset {found.name}: {len(found.train):,} training and {len(found.test):,} test images, "
         f"{len(found.class_names)} classes",
+    )
+
+
+def _download(source: data.Download) -> Finding:
+    """Tells what a run would download, and whether it could."""
+    hosts = source.hosts()
+    listed = (
+        f"{host}, which {'answers' if up else 'does not answer'}" for host, up in hosts.items()
+    )
+    return Finding(
+        "good" if all(hosts.values()) else "error",
+        f"dataset {source.name} is not in {source.data_dir}: a run would download it from "
+        f"{'; '.join(listed) or 'a host that only TFDS knows'}",
+        "" if all(hosts.values()) else source.offline(),
     )
 
 

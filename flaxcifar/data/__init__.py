@@ -7,9 +7,19 @@ from flaxcifar.data.cache import cached
 from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.data.pipelines import make_pipeline
-from flaxcifar.data.sources import find_source
+from flaxcifar.data.source import Source
+from flaxcifar.data.sources import Download, find_source
 
 _NAMED = 5  # most names in a line
+
+
+def find(config: Any) -> Source | Download:
+    """Returns the dataset of `config` (the section `data`) undecoded; downloads nothing.
+
+    Raises:
+      UserError: the dataset is missing.
+    """
+    return find_source(config.name, config.dir, config.image_size)
 
 
 def load(config: Any) -> Dataset:
@@ -20,7 +30,7 @@ def load(config: Any) -> Dataset:
     Raises:
       UserError: the dataset is missing, damaged or cannot be downloaded.
     """
-    source = find_source(config.name, config.dir, config.image_size)
+    source = find(config).prepared()
     limit = make_pipeline(config.pipeline).memory_limit(config.memory_gb)
     dataset = cached(source, config.cache_dir, limit)
     for count, words in enumerate(("no training images", "only one training image")):

@@ -40,6 +40,10 @@ class Source:
     root: Path = Path()
     files: tuple[str, ...] | None = None
 
+    def prepared(self) -> "Source":
+        """Returns itself: unlike that of a `Download`, its data is there."""
+        return self
+
 
 def content_key(source: Source, notes: Path) -> str | None:
     """Returns the SHA-256, hex, of the recipe and of the names and content of the files.

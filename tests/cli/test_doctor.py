@@ -1,6 +1,9 @@
 import importlib.metadata
 import importlib.util
+import io
 import os
+import urllib.request
+from urllib.error import HTTPError, URLError
 
 import jax
 import pytest
@@ -44,6 +47,30 @@ def fail(words):
         raise UserError(words)
 
     return raising
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "words"),
+    [
+        (None, "good", "which answers"),
+        (HTTPError("", 403, "Forbidden", None, None), "good", "which answers"),
+        (URLError("Name or service not known"), "error", "which does not answer"),
+    ],
+)
+def test_a_missing_dataset_is_not_downloaded(monkeypatch, tmp_path, error, level, words):
+    def open_nothing(request, timeout):
+        assert request.get_method() == "HEAD"
+        if error:
+            raise error
+        return io.BytesIO()
+
+    monkeypatch.setattr(urllib.request, "urlopen", open_nothing)
+    config = tiny.config(**{"data.name": "cifar100", "data.dir": str(tmp_path)})
+    (finding,) = doctor.dataset(config)
+    assert finding.level == level and words in finding.words
+    assert f"is not in {tmp_path}: a run would download it from www.cs.toro" in finding.words
+    assert ("--config.data.dir" in finding.remedy) == (level == "error")
+    assert not any(tmp_path.iterdir())
 
 
 def test_accelerators_that_jax_does_not_see(monkeypatch):

@@ -22,7 +22,7 @@ from flaxcifar.data.dataset import Dataset, Split, superclasses
 from flaxcifar.data.images import resize_images
 from flaxcifar.data.source import Empty, Source
 from flaxcifar.data.sources import SOURCES
-from flaxcifar.data.sources.tfds import tfds_source
+from flaxcifar.data.sources.tfds import Download, tfds_source
 from flaxcifar.errors import UserError
 
 # As published: {dataset: (archive, its folder)}, then the MD5 of the files. Mirrors pack
@@ -53,18 +53,18 @@ _AGAIN = "Download it again from https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 @SOURCES.register
-def cifar10(directory: str, image_size: int) -> Source:
+def cifar10(directory: str, image_size: int) -> Source | Download:
     """10 classes, 50,000 + 10,000 images."""
     return _find("cifar10", directory, image_size)
 
 
 @SOURCES.register
-def cifar100(directory: str, image_size: int) -> Source:
+def cifar100(directory: str, image_size: int) -> Source | Download:
     """100 classes in 20 superclasses, 50,000 + 10,000 images."""
     return _find("cifar100", directory, image_size)
 
 
-def _find(name: str, directory: str, image_size: int) -> Source:
+def _find(name: str, directory: str, image_size: int) -> Source | Download:
     """Looks for the archive, then for its extracted folder, at `directory` or inside it."""
     archive, folder = _PLACES[name]
     given = Path(directory).expanduser()

@@ -58,7 +58,7 @@ def tiny(tmp_path_factory):
 
 
 def _decode(data_dir, image_size=8, name="tiny"):
-    source = tfds_source(name, str(data_dir), image_size)
+    source = tfds_source(name, str(data_dir), image_size).prepared()
     return source.decode(lambda shape: np.empty(shape, np.uint8))
 
 
@@ -202,7 +202,7 @@ def test_names(tiny):
     with pytest.raises(UserError, match="data.name must be NAME"):
         tfds_source("../tiny", str(tiny[0]), 8)
     with pytest.raises(UserError, match="synthetic, got 'cifar1000', .*; did you mean 'cifar100'"):
-        tfds_source("cifar1000", str(tiny[0]), 8)
+        tfds_source("cifar1000", str(tiny[0]), 8).prepared()
     with pytest.raises(UserError, match="contains the dataset 'tiny', not 'mnist'"):
         tfds_source("mnist", str(tiny[1]), 8)
     with pytest.raises(UserError, match="'/nowhere' is not a folder"):
@@ -216,7 +216,7 @@ def test_a_failed_download_says_how_to_work_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds, "builder", fail)
     match = r"ConnectionError: no route to host.*network.*cifar-100-python\.tar\.gz.*synthetic"
     with pytest.raises(UserError, match=match):
-        tfds_source("cifar100", str(tmp_path), 8)
+        tfds_source("cifar100", str(tmp_path), 8).prepared()
 
 
 def test_a_download_is_prepared_without_the_cloud_and_then_found(tmp_path, monkeypatch):
