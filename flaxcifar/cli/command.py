@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from flaxcifar.devices.tpu import has_chips, quiet_libtpu
 from flaxcifar.errors import RunError, UserError
 
 # The module of a command is flaxcifar.cli.<name>.
@@ -71,6 +72,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     The exit code is 2 for bad input, 1 for a failed run and for files that cannot be read or
     written, and 128 + the signal's number after a signal.
     """
+    if not has_chips():
+        quiet_libtpu()
     try:
         main(sys.argv[1:])
     except (UserError, RunError) as error:

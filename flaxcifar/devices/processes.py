@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from flaxcifar.devices.tpu import has_chips
 from flaxcifar.errors import Interrupted, NonFiniteError, RunError, UserError
 
 T = TypeVar("T")
@@ -73,8 +74,7 @@ def _launched() -> bool:
     counts = (os.environ.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     if any(count.isdecimal() and int(count) > 1 for count in counts):
         return True
-    chips = (*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*"))
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+    return has_chips() and importlib.util.find_spec("libtpu") is not None
 
 
 def is_first() -> bool:

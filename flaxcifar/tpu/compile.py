@@ -11,6 +11,7 @@ from jax.experimental import topologies
 
 from flaxcifar import console
 from flaxcifar.data.dataset import Dataset
+from flaxcifar.devices.tpu import quiet_libtpu
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.tpu import estimate, shapes
 from flaxcifar.tpu.hlo import Program
@@ -20,14 +21,7 @@ from flaxcifar.training import experiment
 
 # By default libtpu assumes hosts with four chips, which a slice of one chip does not have.
 _SINGLE = {"chips_per_host_bounds": (1, 1, 1)}
-# Keep libtpu from asking its host and the network for these, and from printing warnings.
 _QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # Several processes may compile at once, since none runs anything.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -42,6 +36,7 @@ def devices(part: Slice) -> tuple[jax.Device, ...]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, the compiler for TPUs, is missing: pip install -e '.[aot]'")
+    quiet_libtpu()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     options = _SINGLE if part.chips == 1 else {}
