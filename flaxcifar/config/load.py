@@ -21,8 +21,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
       path: a Python file that defines `get_config()`.
       overrides: arguments `--config.some.key=value`, or key and value as two arguments. The value
         of a string key is taken literally. All others are Python literals (`0.1`, `true`,
-        `(60, 120)`). Choosing another model, optimizer or schedule by name drops the keywords of
-        the previous one, except an optimizer's learning rate.
+        `(60, 120)`, `dict(name="cutout", size=8)`). Choosing another model, optimizer or schedule
+        by name drops the keywords of the previous one, except an optimizer's learning rate.
 
     Raises:
       UserError: the file cannot be run, or a key or value is invalid.
@@ -97,12 +97,29 @@ def _assign(config: dict, key: str, text: str) -> None:
         config[leaf] = text
         return
     try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+        value = _literal({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if isinstance(current, int | float) and isinstance(value, str):
         raise UserError(f"{key} must be {type_words(current)}, got {text!r}")
     config[leaf] = plain(value)
+
+
+def _literal(text: str) -> Any:
+    """Returns the value of a Python literal, in which dicts may be written as `dict(key=value)`."""
+    return ast.literal_eval(_DictCalls().visit(ast.parse(text.strip(), mode="eval")))
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Replaces `dict(key=value)` by `{"key": value}`; nothing is called."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.func, ast.Name) or node.func.id != "dict" or node.args:
+            return node
+        # The keyword of `**more` is None, a key that literal_eval refuses.
+        keys = [keyword.arg and ast.Constant(keyword.arg) for keyword in node.keywords]
+        return ast.Dict(keys, [keyword.value for keyword in node.keywords])
 
 
 def _filled(config: Any, default: Any) -> Any:
