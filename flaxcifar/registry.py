@@ -1,12 +1,18 @@
-"""Registries of functions that a config names as `dict(name=..., **kwargs)`."""
+"""Registries of functions that a config names as `dict(name=..., **kwargs)`.
+
+Keywords are checked against the annotations of a function, which may contain rules:
+`depth: Annotated[int, at_least(1)] = 2`.
+"""
 
 import importlib
 import inspect
 import pkgutil
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flaxcifar.errors import UserError, suggestion
+from flaxcifar.rules import describe, fits
 
 
 class Registry:
@@ -58,8 +64,8 @@ class Registry:
         Raises:
           UserError: the name is unknown.
         """
-        parameters = inspect.signature(self.get(name)).parameters.values()
-        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+        found = parameters(self.get(name))
+        return {key: p for key, p in found.items() if p.kind is p.KEYWORD_ONLY}
 
     def get(self, name: str) -> Callable:
         """Returns a function by its name.
@@ -87,20 +93,44 @@ class Registry:
         """Returns the function that `spec` names, and its keywords.
 
         Raises:
-          UserError: the name is missing or unknown, or a keyword is.
+          UserError: the name is missing or unknown, a keyword is, or its value is not valid.
         """
         kwargs = dict(spec)
         name = kwargs.pop("name", None)
         if name is None:
             raise UserError(f"a {self.kind} needs a name (there are: {', '.join(self.names())})")
-        function, allowed = self.get(name), self.keywords(name)
-        for key in kwargs:
-            if key not in allowed:
-                raise UserError(
-                    f"{self.kind} {name!r} takes no {key!r}{suggestion(key, allowed)} "
-                    f"(it takes: {', '.join(allowed) or 'nothing'})"
-                )
-        for key, parameter in allowed.items():
-            if parameter.default is parameter.empty and key not in kwargs:
-                raise UserError(f"{self.kind} {name!r} needs {key!r}")
+        function = self.get(name)
+        check_keywords(f"{self.kind} {name!r}", self.keywords(name), kwargs)
         return function, kwargs
+
+
+def parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """Returns the parameters of a function by name, with evaluated annotations."""
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError:  # of a name that is imported for type checkers only
+        hints = {}
+    found = inspect.signature(function).parameters
+    return {key: p.replace(annotation=hints.get(key, Any)) for key, p in found.items()}
+
+
+def check_keywords(
+    owner: str, allowed: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]
+) -> None:
+    """Checks the keywords of a function; `owner` names it in messages.
+
+    Raises:
+      UserError: a keyword is unknown or missing, or its value does not fit its annotation.
+    """
+    for key, value in kwargs.items():
+        if key not in allowed:
+            raise UserError(
+                f"{owner} takes no {key!r}{suggestion(key, allowed)} "
+                f"(it takes: {', '.join(allowed) or 'nothing'})"
+            )
+        hint = allowed[key].annotation
+        if not fits(value, hint) and value is not allowed[key].default:
+            raise UserError(f"{owner}: {key} must be {describe(hint)}, got {value!r}")
+    for key, parameter in allowed.items():
+        if parameter.default is parameter.empty and key not in kwargs:
+            raise UserError(f"{owner} needs {key!r}")

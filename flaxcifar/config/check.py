@@ -6,8 +6,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxcifar.config.defaults import default_config, plain
-from flaxcifar.config.knobs import KNOBS, NAMED, Rule, is_storable, same_type, type_words
+from flaxcifar.config.knobs import KNOBS, NAMED, is_storable
 from flaxcifar.errors import UserError, suggestion
+from flaxcifar.rules import Rule, describe, fits
 
 
 def check(config: Mapping | ConfigDict) -> None:
@@ -37,9 +38,9 @@ def _check_section(prefix: str, section: dict, default: dict) -> None:
 
 
 def _check_value(key: str, value: Any, default: Any) -> None:
-    if not same_type(value, default):
+    if not fits(value, type(default)):
         advice = f"; did you mean {key}.name?" if key in NAMED and type(value) is str else ""
-        raise UserError(f"{key} must be {type_words(default)}, got {value!r}{advice}")
+        raise UserError(f"{key} must be {describe(type(default))}, got {value!r}{advice}")
     if key in NAMED:
         if not isinstance(value.get("name"), str):
             raise UserError(f"{key} needs a name: dict(name=..., **kwargs)")

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flaxcifar.config.knobs import same_type
 from flaxcifar.errors import UserError
+from flaxcifar.rules import fits
 
 
 def resolve_durations(spec: Mapping, steps_per_epoch: int, total_steps: int) -> dict:
@@ -32,7 +32,7 @@ def resolve_durations(spec: Mapping, steps_per_epoch: int, total_steps: int) -> 
         sources[stem] = key
         many = isinstance(value, tuple | list)
         for duration in value if many else [value]:
-            if not same_type(duration, 0.0) or not math.isfinite(duration) or duration < 0:
+            if not fits(duration, float) or not math.isfinite(duration) or duration < 0:
                 raise UserError(f"{key} must be a number of {unit}, at least 0, got {value!r}")
         steps = tuple(round(duration * units[unit]) for duration in (value if many else [value]))
         result[f"{stem}_steps"] = steps if many else steps[0]

@@ -6,25 +6,9 @@ docs/reference/config.md is generated from this file.
 import dataclasses
 import math
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Restricts a knob's values beyond their type.
-
-    Attributes:
-      holds: returns whether a value is valid.
-      words: completes the message "KEY must be ...".
-      choices: the valid values, if they are a few strings.
-      each: apply the rule to every item of a tuple instead of the tuple.
-    """
-
-    holds: Callable[[Any], bool]
-    words: str
-    choices: tuple[str, ...] = ()
-    each: bool = False
+from flaxcifar.rules import FRACTION, Rule, at_least, between, fits, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,30 +33,12 @@ class Knob:
     compiled: bool = True
 
 
-def _one_of(*choices: str) -> Rule:
-    return Rule(lambda v: v in choices, f"one of {', '.join(choices)}", choices)
-
-
-def _at_least(least: float, zero: str = "") -> Rule:
-    """Requires `v >= least`. `zero` describes what 0 means."""
-    meaning = f" (0 = {zero})" if zero else ""
-    return Rule(lambda v: v >= least, f"at least {least}{meaning}")
-
-
-def _between(least: float, most: float) -> Rule:
-    return Rule(lambda v: least <= v <= most, f"between {least} and {most}")
-
-
 def _is_pattern(text: Any) -> bool:
     try:
         re.compile(text)
     except (re.error, TypeError):
         return False
     return True
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_named(spec: Any) -> bool:
@@ -85,33 +51,31 @@ def _is_param_group(pair: Any) -> bool:
     group = pair[1]
     if isinstance(group, dict):
         return _is_named(group) and _is_named(group.get("schedule", {"name": ""}))
-    return group == "frozen" or (_is_number(group) and group >= 0)
+    return group == "frozen" or fits(group, Annotated[float, at_least(0)])
 
 
 def _are_progressive(sizes: tuple) -> bool:
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes):
         return False
     ends = [percent for percent, _ in sizes]
-    if not all(map(_is_number, ends)) or ends != sorted(set(ends)):
+    if not all(fits(end, float) for end in ends) or ends != sorted(set(ends)):
         return False
     return all(0 < percent <= 100 and type(n) is int and 1 <= n <= 4096 for percent, n in sizes)
 
-
-_FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 (0 = off) and below 1")
 
 # Dotted key -> knob, in the order of the reference page.
 KNOBS: dict[str, Knob] = {
     "seed": Knob(
         0,
         "Random seed of parameters, validation split, data order, augmentation and dropout.",
-        _between(0, 2**31 - 1),
+        between(0, 2**31 - 1),
         compiled=False,
     ),
     "model": Knob({"name": "crcv"}, "A model of `flaxcifar/models` and its keywords."),
     "precision": Knob(
         "float32",
         "Compute precision of the model. Parameters and logits are always float32.",
-        _one_of("float32", "bfloat16"),
+        one_of("float32", "bfloat16"),
     ),
     "data.name": Knob(
         "cifar100",
@@ -128,33 +92,33 @@ KNOBS: dict[str, Knob] = {
     "data.image_size": Knob(
         32,
         "Height and width in pixels to which images are resized when they are decoded.",
-        _between(1, 4096),
+        between(1, 4096),
         compiled=False,
     ),
     "data.validation_percent": Knob(
         10.0,
         "Percentage of the training split held out for early stopping and model selection.",
-        _between(0, 50),
+        between(0, 50),
         compiled=False,
     ),
     "data.normalization": Knob(
         "channel",
         "Subtract the training images' mean and divide by their standard deviation: per `channel`, "
         "or one `scalar` for all; `unit` divides by 255.",
-        _one_of("channel", "scalar", "unit"),
+        one_of("channel", "scalar", "unit"),
         compiled=False,
     ),
     "data.pipeline": Knob(
         "host",
         "`host` streams batches by tf.data; `resident` keeps the training split on the device.",
-        _one_of("host", "resident"),
+        one_of("host", "resident"),
         resumable=True,
         compiled=False,
     ),
     "data.memory_gb": Knob(
         0.0,
         "Datasets larger than this many GB are read from disk batch by batch. Changes no result.",
-        _at_least(0, "half of the memory"),
+        at_least(0, "half of the memory"),
         resumable=True,
         compiled=False,
     ),
@@ -175,14 +139,14 @@ KNOBS: dict[str, Knob] = {
         "size x size. Each size compiles its own program.",
         Rule(_are_progressive, "pairs (percent, size), with percentages that rise to at most 100"),
     ),
-    "batch_size": Knob(128, "Global batch size, split evenly over all devices.", _at_least(1)),
+    "batch_size": Knob(128, "Global batch size, split evenly over all devices.", at_least(1)),
     "selection.keep_percent": Knob(
         100.0,
         "Percentage of each batch to train on: the examples with the highest loss under the proxy "
         "network.",
         Rule(lambda v: 0 < v <= 100, "above 0 and at most 100"),
     ),
-    "selection.every_steps": Knob(4, "Train the proxy network on every N-th batch.", _at_least(1)),
+    "selection.every_steps": Knob(4, "Train the proxy network on every N-th batch.", at_least(1)),
     "proxy": Knob(
         {"name": "speednet", "widths": (32, 64, 64)},
         "The proxy network that selects examples. It shares the optimizer, schedule and "
@@ -191,24 +155,24 @@ KNOBS: dict[str, Knob] = {
     "eval_batch_size": Knob(
         512,
         "Global batch size of evaluation. Changes no result: the last batch is padded and masked.",
-        _at_least(1),
+        at_least(1),
         resumable=True,
         compiled=False,
     ),
     "total_epochs": Knob(
-        200, "Length of the run in epochs.", _at_least(1), resumable=True, compiled=False
+        200, "Length of the run in epochs.", at_least(1), resumable=True, compiled=False
     ),
     "total_steps": Knob(
         0,
         "Length of the run in steps; overrides `total_epochs`.",
-        _at_least(0, "use total_epochs"),
+        at_least(0, "use total_epochs"),
         resumable=True,
         compiled=False,
     ),
     "steps_per_dispatch": Knob(
         0,
         "Training steps per call to the device.",
-        _at_least(0, "choose automatically"),
+        at_least(0, "choose automatically"),
         resumable=True,
         compiled=False,
     ),
@@ -216,7 +180,7 @@ KNOBS: dict[str, Knob] = {
         "auto",
         "Convolution backend on CPUs: `onednn` (compiled code, extra `cpu`), `jax` (plain JAX on "
         "XLA's fast paths), `xla`, or the first available (`auto`). Accelerators always use XLA.",
-        _one_of("auto", "onednn", "jax", "xla"),
+        one_of("auto", "onednn", "jax", "xla"),
     ),
     "optimizer": Knob(
         {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
@@ -236,42 +200,42 @@ KNOBS: dict[str, Knob] = {
             each=True,
         ),
     ),
-    "gradient_clip": Knob(0.0, "Maximum global norm of the gradient.", _at_least(0, "off")),
+    "gradient_clip": Knob(0.0, "Maximum global norm of the gradient.", at_least(0, "off")),
     "accumulation_steps": Knob(
-        1, "Number of batches whose gradients are averaged into one update.", _at_least(1)
+        1, "Number of batches whose gradients are averaged into one update.", at_least(1)
     ),
     "ema_decay": Knob(
         0.0,
         "Decay of the exponential moving average of the parameters, which replaces them in "
         "evaluation. 0 = off.",
-        _FRACTION,
+        FRACTION,
     ),
     "lookahead.every_steps": Knob(
         0,
         "Every N steps, move the slow weights towards the trained weights, then reset the trained "
         "weights to them. Evaluation uses the slow weights. Excludes `ema_decay`.",
-        _at_least(0, "off"),
+        at_least(0, "off"),
     ),
     "lookahead.decay": Knob(
         0.77,
         "Fraction of the slow weights that each move keeps at the end of the run.",
-        _between(0, 1),
+        between(0, 1),
     ),
     "lookahead.power": Knob(
         3.0,
         "Earlier in the run, each move keeps decay * (fraction of the run done) ** power.",
-        _at_least(0),
+        at_least(0),
     ),
     "label_smoothing": Knob(
         0.0,
         "Fraction of the target probability spread evenly over all classes.",
-        _FRACTION,
+        FRACTION,
         compiled=False,
     ),
     "l2.coefficient": Knob(
         0.0,
         "Add coefficient * sum(parameter ** 2) of the matching parameters to the loss.",
-        _at_least(0, "off"),
+        at_least(0, "off"),
         compiled=False,
     ),
     "l2.pattern": Knob(
@@ -282,23 +246,23 @@ KNOBS: dict[str, Knob] = {
     "early_stopping.patience": Knob(
         0,
         "Stop after this many evaluations without improvement.",
-        _at_least(0, "never stop"),
+        at_least(0, "never stop"),
         compiled=False,
     ),
     "early_stopping.metric": Knob(
         "loss",
         "Validation metric that decides early stopping and the best checkpoint.",
-        _one_of("loss", "accuracy", "top5_accuracy"),
+        one_of("loss", "accuracy", "top5_accuracy"),
         compiled=False,
     ),
     "early_stopping.mode": Knob(
         "min",
         "Direction of improvement: `min` for the loss, `max` for accuracies.",
-        _one_of("min", "max"),
+        one_of("min", "max"),
         compiled=False,
     ),
     "early_stopping.min_delta": Knob(
-        0.0, "Minimum change that counts as an improvement.", _at_least(0), compiled=False
+        0.0, "Minimum change that counts as an improvement.", at_least(0), compiled=False
     ),
     "early_stopping.restore_best": Knob(
         True,
@@ -309,27 +273,27 @@ KNOBS: dict[str, Knob] = {
         "none",
         "Test-time augmentation: also report test metrics of logits averaged over several views of "
         "each image: `mirror`, or `mirror_shift` (airbench's six views).",
-        _one_of("none", "mirror", "mirror_shift"),
+        one_of("none", "mirror", "mirror_shift"),
         compiled=False,
     ),
     "checkpoint.every_epochs": Knob(
         1,
         "Save a resumable checkpoint every N epochs; 0 = only at the end.",
-        _at_least(0, "only at the end"),
+        at_least(0, "only at the end"),
         resumable=True,
         compiled=False,
     ),
     "checkpoint.every_minutes": Knob(
         10.0,
         "Also save during an epoch, N minutes after the last checkpoint.",
-        _at_least(0, "never"),
+        at_least(0, "never"),
         resumable=True,
         compiled=False,
     ),
     "checkpoint.every_steps": Knob(
         0,
         "Also save during an epoch, N steps after the last checkpoint.",
-        _at_least(0, "never"),
+        at_least(0, "never"),
         resumable=True,
         compiled=False,
     ),
@@ -343,7 +307,7 @@ KNOBS: dict[str, Knob] = {
         "stop",
         "When the loss is not finite: `stop`, or `rollback` to the last checkpoint with half the "
         "learning rate, at most three times.",
-        _one_of("stop", "rollback"),
+        one_of("stop", "rollback"),
         resumable=True,
         compiled=False,
     ),
@@ -359,20 +323,6 @@ KNOBS: dict[str, Knob] = {
 
 # Keys whose value is `dict(name=..., **kwargs)`; their keywords are checked by a registry.
 NAMED = tuple(key for key, knob in KNOBS.items() if isinstance(knob.default, dict))
-
-
-def same_type(value: Any, default: Any) -> bool:
-    """Returns whether `value` has the type of `default`. An integer is a valid float."""
-    if isinstance(default, float):
-        return _is_number(value)
-    return isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
-
-
-def type_words(value: Any) -> str:
-    """Returns the type of `value` in words, with an article."""
-    words = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
-    words |= {tuple: "a tuple or list", dict: "a section of several keys"}
-    return words[type(value)]
 
 
 def is_storable(value: Any) -> bool:

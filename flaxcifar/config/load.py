@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from flaxcifar.config.check import check
 from flaxcifar.config.defaults import default_config, from_json, plain
-from flaxcifar.config.knobs import NAMED, type_words
+from flaxcifar.config.knobs import NAMED
 from flaxcifar.errors import UserError
+from flaxcifar.rules import describe
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -101,7 +102,7 @@ def _assign(config: dict, key: str, text: str) -> None:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if isinstance(current, int | float) and isinstance(value, str):
-        raise UserError(f"{key} must be {type_words(current)}, got {text!r}")
+        raise UserError(f"{key} must be {describe(type(current))}, got {text!r}")
     config[leaf] = plain(value)
 
 

@@ -1,6 +1,7 @@
 """Plain sequential CNNs in two sizes, one for laptops and one for accelerators."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import nnx
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
 from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Head, max_pool
+from flaxcifar.rules import FRACTION
 
 # Filters of each stage's convolutions. All stages but the last end with a pool.
 SIZES = {
@@ -94,8 +96,8 @@ def crcv(
     axis_name: str | None,
     rngs: nnx.Rngs,
     *,
-    size: str = "slim",
-    dropout: float = 0.1,
+    size: Literal["slim", "heavy"] = "slim",
+    dropout: Annotated[float, FRACTION] = 0.1,
 ) -> nnx.Module:
     """A plain CNN of 3 x 3 convolutions.
 
@@ -103,6 +105,4 @@ def crcv(
       size: "slim" for laptops, or "heavy".
       dropout: rate after every stage but the first.
     """
-    if size not in SIZES:
-        raise UserError(f"crcv has no size {size!r} (there are: {', '.join(SIZES)})")
     return CNN(num_classes, image_shape, SIZES[size], dropout, dtype, axis_name, rngs)

@@ -1,13 +1,15 @@
 """A wide residual network with dropout after its stem (based on He et al., 2016)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxcifar.models import MODELS
+from flaxcifar.models import MODELS, Widths
 from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Head
+from flaxcifar.rules import FRACTION
 
 BLOCKS = 2
 
@@ -122,8 +124,8 @@ def resnet(
     axis_name: str | None,
     rngs: nnx.Rngs,
     *,
-    widths: Sequence[int] = (128, 256, 512, 1024),
-    dropout: float = 0.5,
+    widths: Widths = (128, 256, 512, 1024),
+    dropout: Annotated[float, FRACTION] = 0.5,
 ) -> nnx.Module:
     """The network of github.com/iamssr02/CIFAR-100-Classification-using-Custom-Model.
 

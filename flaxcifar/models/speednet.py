@@ -4,6 +4,7 @@ Based on Page (2018), tysam-code/hlb-CIFAR10 and airbench (Jordan, https://arxiv
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import numpy as np
 from flax import nnx
 
 from flaxcifar.errors import UserError
-from flaxcifar.models import MODELS
+from flaxcifar.models import MODELS, Widths
 from flaxcifar.models.layers import BatchNorm, Conv, gelu, max_pool, silu
+from flaxcifar.rules import above, at_least, between
 
 ACTIVATIONS = {"gelu": gelu, "silu": silu}
 _WHITENING_EPSILON = 5e-4  # added to the variances of patches of normalised images
@@ -178,12 +180,12 @@ def speednet(
     axis_name: str | None,
     rngs: nnx.Rngs,
     *,
-    widths: Sequence[int] = (64, 256, 256),
-    depth: int = 2,
-    whitening_size: int = 2,
-    activation: str = "gelu",
-    logit_scale: float = 1 / 9,
-    norm_momentum: float = 0.6,
+    widths: Widths = (64, 256, 256),
+    depth: Annotated[int, between(1, 256)] = 2,
+    whitening_size: Annotated[int, at_least(1)] = 2,
+    activation: Literal["gelu", "silu"] = "gelu",
+    logit_scale: Annotated[float, above(0)] = 1 / 9,
+    norm_momentum: Annotated[float, between(0, 1)] = 0.6,
 ) -> nnx.Module:
     """A small network that learns in a few epochs.
 
@@ -195,10 +197,6 @@ def speednet(
       logit_scale: factor of the logits.
       norm_momentum: decay of BatchNorm's running averages per step.
     """
-    if activation not in ACTIVATIONS:
-        raise UserError(
-            f"speednet has no activation {activation!r} (there are: {', '.join(ACTIVATIONS)})"
-        )
     return SpeedNet(
         num_classes,
         image_shape,

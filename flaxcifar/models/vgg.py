@@ -1,14 +1,16 @@
 """VGG16 for images of 32 x 32 pixels (Simonyan & Zisserman, 2015; Liu & Deng, 2015)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from flaxcifar.errors import UserError
-from flaxcifar.models import MODELS
+from flaxcifar.models import MODELS, Width
 from flaxcifar.models.layers import BatchNorm, Conv, Dropout, Head, Linear, max_pool
+from flaxcifar.rules import Rule
 
 # For each stage: width relative to the first stage, and the dropout rate after each convolution.
 STAGES = (
@@ -116,8 +118,8 @@ def vgg16(
     axis_name: str | None,
     rngs: nnx.Rngs,
     *,
-    width: int = 64,
-    dropout: float = 1.0,
+    width: Width = 64,
+    dropout: Annotated[float, Rule(lambda v: 0 <= v < 2, "at least 0 and below 2")] = 1.0,
 ) -> nnx.Module:
     """The network of github.com/geifmany/cifar-vgg: convolution, ReLU, BatchNorm, dropout.
 

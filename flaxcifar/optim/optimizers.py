@@ -6,11 +6,10 @@ keywords.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import optax.contrib
 from jax.typing import ArrayLike
@@ -18,18 +17,17 @@ from jax.typing import ArrayLike
 from flaxcifar.errors import UserError, suggestion
 from flaxcifar.optim import OPTIMIZERS
 from flaxcifar.optim.muon import orthogonalize_updates
+from flaxcifar.registry import check_keywords, parameters
+from flaxcifar.rules import FRACTION, at_least, between
 
-# Keywords that must be numbers (a momentum may be None). True: an argument of the compiled step, so
-# that runs with different values share one program.
-NUMBERS = {
-    "learning_rate": True,
-    "momentum": True,
-    "decay": True,
-    "weight_decay": True,
-    "sgd_learning_rate": False,
-    "sgd_momentum": False,
-}
+# Keywords whose numbers are arguments of the compiled step, so that runs with different values
+# share one program.
+_TRACED = frozenset(("learning_rate", "momentum", "decay", "weight_decay"))
 _TINY = 1e-30
+
+# Numbers, or tracers of them.
+NotNegative = Annotated[float, at_least(0)] | jax.Array
+Fraction = Annotated[float, FRACTION] | jax.Array
 
 # Given a base learning rate, returns its schedule.
 Rate = Callable[[ArrayLike], optax.Schedule]
@@ -45,10 +43,10 @@ _UNSUITED = frozenset(
 def sgd(
     rate: Rate,
     *,
-    learning_rate: ArrayLike,
-    momentum: ArrayLike | None = None,
+    learning_rate: NotNegative,
+    momentum: Fraction | None = None,
     nesterov: bool = False,
-    decay: ArrayLike = 0.0,
+    decay: Fraction = 0.0,
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with PyTorch's momentum and decoupled weight decay.
 
@@ -64,15 +62,15 @@ def sgd(
 def muon(
     rate: Rate,
     *,
-    learning_rate: ArrayLike = 0.02,
-    momentum: ArrayLike = 0.95,
+    learning_rate: NotNegative = 0.02,
+    momentum: Fraction = 0.95,
     nesterov: bool = True,
-    ns_steps: int = 5,
-    ns_dtype: str = "bfloat16",
+    ns_steps: Annotated[int, between(1, 100)] = 5,
+    ns_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     normalize: bool = False,
-    weight_decay: ArrayLike = 0.0,
-    sgd_learning_rate: ArrayLike = 0.1,
-    sgd_momentum: ArrayLike = 0.9,
+    weight_decay: NotNegative = 0.0,
+    sgd_learning_rate: NotNegative = 0.1,
+    sgd_momentum: Fraction = 0.9,
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024) for convolution kernels, SGD for all other parameters.
 
@@ -96,7 +94,7 @@ def muon(
 
 def is_traced(key: str, value: Any) -> bool:
     """Tells whether an optimizer's keyword is an argument of the compiled step."""
-    return NUMBERS.get(key, False) and isinstance(value, int | float)
+    return key in _TRACED and isinstance(value, int | float)
 
 
 def optimizer_names() -> list[str]:
@@ -107,15 +105,12 @@ def optimizer_names() -> list[str]:
 
 def check_optimizer(spec: Mapping[str, Any]) -> None:
     """Raises UserError for a wrong name or keyword of dict(name=..., **kwargs)."""
-    name = spec.get("name")
-    for key in NUMBERS.keys() & spec.keys():
-        value = spec[key]
-        number = isinstance(value, int | float | np.generic | jax.Array)
-        absent = value is None and key.endswith("momentum")
-        if isinstance(value, bool) or not (number or absent):
-            raise UserError(f"optimizer {name!r}: {key} must be a number, got {value!r}")
+    kwargs = dict(spec)
+    name = kwargs.pop("name", None)
     if name in OPTIMIZERS:
         OPTIMIZERS.check(spec)
+        if "learning_rate" not in kwargs:  # the loop logs it, so a default is not enough
+            raise UserError(f"optimizer {name!r} needs 'learning_rate'")
         return
     function = _from_optax(name)
     if function is None:
@@ -124,15 +119,12 @@ def check_optimizer(spec: Mapping[str, Any]) -> None:
             f"unknown optimizer {name!r}{suggestion(str(name), names)} "
             f"(there are: {', '.join(names)})"
         )
-    allowed = list(inspect.signature(function).parameters)
-    for key in spec.keys() - {"name"}:
-        if key not in allowed:
-            raise UserError(
-                f"optimizer {name!r} takes no {key!r}{suggestion(key, allowed)} "
-                f"(it takes: {', '.join(allowed)})"
-            )
-    if "learning_rate" not in spec:
-        raise UserError(f"optimizer {name!r} needs 'learning_rate'")
+    allowed = parameters(function)
+    # A number in a config, where optax takes a schedule.
+    allowed["learning_rate"] = allowed["learning_rate"].replace(
+        default=inspect.Parameter.empty, annotation=NotNegative
+    )
+    check_keywords(f"optimizer {name!r}", allowed, kwargs)
 
 
 def make_optimizer(spec: Mapping[str, Any], rate: Rate) -> optax.GradientTransformation:
@@ -148,7 +140,10 @@ def make_optimizer(spec: Mapping[str, Any], rate: Rate) -> optax.GradientTransfo
     kwargs["learning_rate"] = rate(kwargs["learning_rate"])
     if "mask" in inspect.signature(function).parameters:
         kwargs["mask"] = lambda params: {path: path.endswith("kernel") for path in params}
-    return function(**kwargs)
+    try:
+        return function(**kwargs)
+    except (TypeError, ValueError) as error:  # of a keyword without a useful annotation
+        raise UserError(f"optimizer {name!r}: {' '.join(str(error).split())}") from error
 
 
 def _from_optax(name: str) -> Callable | None:

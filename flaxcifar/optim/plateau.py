@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import optax
 
 from flaxcifar.optim import SCHEDULES
-from flaxcifar.optim.schedules import constant, require_number
+from flaxcifar.optim.schedules import NotNegative, Share, Steps, constant
+from flaxcifar.rules import above, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,6 @@ class Plateau:
     best: float | None = None
     wait: int = 0
     cooldown_left: int = 0
-
-    def __post_init__(self):
-        require_number("factor", self.factor, 0, 1, above=True)
-        require_number("patience", self.patience, 1)
-        require_number("min_delta", self.min_delta, 0)
-        require_number("cooldown", self.cooldown, 0)
-        require_number("min_scale", self.min_scale, 0, 1)
 
     def update(self, value: float, mode: str) -> "Plateau":
         """Returns the state after an evaluation with `value`; `mode` is "min" or "max".
@@ -70,23 +64,19 @@ class Plateau:
 def reduce_on_plateau(
     total_steps: int,
     *,
-    factor: float = Plateau.factor,
-    patience: int = Plateau.patience,
-    min_delta: float = Plateau.min_delta,
-    cooldown: int = Plateau.cooldown,
-    min_scale: float = Plateau.min_scale,
-    warmup_steps: int = 0,
+    factor: Annotated[float, above(0, 1)] = Plateau.factor,
+    patience: Annotated[int, at_least(1)] = Plateau.patience,
+    min_delta: NotNegative = Plateau.min_delta,
+    cooldown: Annotated[int, at_least(0)] = Plateau.cooldown,
+    min_scale: Share = Plateau.min_scale,
+    warmup_steps: Steps = 0,
 ) -> optax.Schedule:
-    """Always 1; `make_plateau` returns the state that acts after evaluations.
-
-    `Plateau` checks the keywords.
-    """
-    Plateau(factor, patience, min_delta, cooldown, min_scale)
+    """Always 1; `make_plateau` returns the state that acts after evaluations."""
     return constant(total_steps, warmup_steps=warmup_steps)
 
 
 def make_plateau(spec: Mapping[str, Any]) -> Plateau | None:
-    """Returns the state of a reduce_on_plateau schedule, or None for any other schedule."""
+    """Returns the state of a checked reduce_on_plateau schedule, None for any other schedule."""
     if spec["name"] != "reduce_on_plateau":
         return None
     own = SCHEDULES.keywords("reduce_on_plateau").keys() - {"warmup_steps"}

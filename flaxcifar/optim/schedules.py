@@ -6,9 +6,8 @@ factor linearly from 0 to 1. In a config, durations may also be given in epochs 
 of the run: `warmup_epochs=5`, `every_epochs=20`, `rise_percent=30`.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,12 @@ from jax.typing import ArrayLike
 from flaxcifar.config import resolve_durations
 from flaxcifar.errors import UserError
 from flaxcifar.optim import SCHEDULES
+from flaxcifar.rules import MAX_STEPS, above, at_least, between
+
+Steps = Annotated[int, between(0, MAX_STEPS)]
+Stride = Annotated[int, between(1, MAX_STEPS)]
+Share = Annotated[float, between(0, 1)]
+NotNegative = Annotated[float, at_least(0)]
 
 
 def make_schedule(
@@ -57,19 +62,8 @@ def _require(good: bool, message: str) -> None:
         raise UserError(f"config.schedule: {message}")
 
 
-def require_number(
-    name: str, value: Any, least: float, most: float = math.inf, above: bool = False
-) -> None:
-    """Raises UserError unless `value` is a number from `least` to `most`, or above `least`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    words = f"above {least}" if above else f"{least} or more"
-    words += f" and at most {most}" if most < math.inf else ""
-    good = number and least <= value <= most and not (above and value == least)
-    _require(good, f"{name} must be a number {words}, got {value!r}")
-
-
 @SCHEDULES.register
-def constant(total_steps: int, *, warmup_steps: int = 0) -> optax.Schedule:
+def constant(total_steps: int, *, warmup_steps: Steps = 0) -> optax.Schedule:
     """Always 1."""
     return _warmed(optax.constant_schedule(1.0), warmup_steps)
 
@@ -78,26 +72,25 @@ def constant(total_steps: int, *, warmup_steps: int = 0) -> optax.Schedule:
 def exponential(
     total_steps: int,
     *,
-    decay_rate: float,
-    transition_steps: int,
+    decay_rate: Annotated[float, above(0)],
+    transition_steps: Stride,
     staircase: bool = False,
-    warmup_steps: int = 0,
+    warmup_steps: Steps = 0,
 ) -> optax.Schedule:
     """decay_rate ** (step / transition_steps); a staircase rounds the exponent down."""
-    require_number("decay_rate", decay_rate, 0, above=True)
-    require_number("transition_steps", transition_steps, 1)
     if staircase:
         return _warmed(_staircase(transition_steps, decay_rate), warmup_steps)
     return _warmed(optax.exponential_decay(1.0, transition_steps, decay_rate), warmup_steps)
 
 
 @SCHEDULES.register
-def inverse_time(total_steps: int, *, decay: float, warmup_steps: int = 0) -> optax.Schedule:
+def inverse_time(
+    total_steps: int, *, decay: NotNegative, warmup_steps: Steps = 0
+) -> optax.Schedule:
     """1 / (1 + decay * step): the `decay` argument of Keras 2's optimizers.
 
     `step` counts the previous updates, as Keras' `iterations` does.
     """
-    require_number("decay", decay, 0)
     return _warmed(lambda step: 1.0 / (1.0 + decay * step), warmup_steps)
 
 
@@ -105,18 +98,16 @@ def inverse_time(total_steps: int, *, decay: float, warmup_steps: int = 0) -> op
 def step_halving(
     total_steps: int,
     *,
-    every_steps: int,
-    factor: float = 0.5,
-    decay: float = 0.0,
-    warmup_steps: int = 0,
+    every_steps: Stride,
+    factor: Annotated[float, above(0)] = 0.5,
+    decay: NotNegative = 0.0,
+    warmup_steps: Steps = 0,
 ) -> optax.Schedule:
     """factor ** (step // every_steps) / (1 + decay * step).
 
     `every_epochs=20, decay=1e-6` is the schedule of cifar-vgg: its callback sets Keras' learning
     rate to 0.1 * 0.5 ** (epoch // 20), which Keras' SGD divides by 1 + decay * iterations.
     """
-    require_number("factor", factor, 0, above=True)
-    require_number("every_steps", every_steps, 1)
     stairs, fade = _staircase(every_steps, factor), inverse_time(total_steps, decay=decay)
     return _warmed(lambda step: stairs(step) * fade(step), warmup_steps)
 
@@ -125,17 +116,16 @@ def step_halving(
 def piecewise(
     total_steps: int,
     *,
-    boundaries_steps: tuple[int, ...],
-    factor: float | tuple[float, ...] = 0.1,
-    warmup_steps: int = 0,
+    boundaries_steps: tuple[Steps, ...],
+    factor: NotNegative | tuple[NotNegative, ...] = 0.1,
+    warmup_steps: Steps = 0,
 ) -> optax.Schedule:
     """Multiplies by `factor` at every boundary; a tuple has one factor per boundary.
 
     The update with step == boundary is the first with the new rate.
     """
     _require(
-        isinstance(boundaries_steps, tuple)
-        and list(boundaries_steps) == sorted(set(boundaries_steps)),
+        list(boundaries_steps) == sorted(set(boundaries_steps)),
         f"the boundaries must be an increasing tuple, got {boundaries_steps} (in steps)",
     )
     factors = factor if isinstance(factor, tuple) else (factor,) * len(boundaries_steps)
@@ -143,19 +133,16 @@ def piecewise(
         len(factors) == len(boundaries_steps),
         f"{len(boundaries_steps)} boundaries need as many factors, got {len(factors)}",
     )
-    for each in factors:
-        require_number("factor", each, 0)
     steps = dict(zip(boundaries_steps, factors, strict=True))
     return _warmed(optax.piecewise_constant_schedule(1.0, steps), warmup_steps)
 
 
 @SCHEDULES.register
-def cosine(total_steps: int, *, end_scale: float = 0.0, warmup_steps: int = 0) -> optax.Schedule:
+def cosine(total_steps: int, *, end_scale: Share = 0.0, warmup_steps: Steps = 0) -> optax.Schedule:
     """Half a cosine from 1 at the end of the warm-up to `end_scale` at the end of the run.
 
     SGDR (https://arxiv.org/abs/1608.03983) without restarts.
     """
-    require_number("end_scale", end_scale, 0, 1)
     _require_rest(total_steps, warmup_steps)
     down = optax.cosine_decay_schedule(1.0, total_steps - warmup_steps, end_scale)
     return _warmed(lambda step: down(jnp.maximum(step - warmup_steps, 0)), warmup_steps)
@@ -165,15 +152,14 @@ def cosine(total_steps: int, *, end_scale: float = 0.0, warmup_steps: int = 0) -
 def linear(
     total_steps: int,
     *,
-    end_scale: float = 0.0,
-    warmup_steps: int = 0,
-    over_steps: int | None = None,
+    end_scale: Share = 0.0,
+    warmup_steps: Steps = 0,
+    over_steps: Steps | None = None,
 ) -> optax.Schedule:
     """Linear from 1 at the end of the warm-up to `end_scale` at step `over_steps`, then constant.
 
     `over_steps` defaults to the end of the run.
     """
-    require_number("end_scale", end_scale, 0, 1)
     over_steps = total_steps if over_steps is None else over_steps
     _require_rest(over_steps, warmup_steps)
     down = optax.linear_schedule(1.0, end_scale, over_steps - warmup_steps, warmup_steps)
@@ -191,10 +177,10 @@ def _require_rest(total_steps: int, warmup_steps: int) -> None:
 def one_cycle(
     total_steps: int,
     *,
-    rise_steps: int | None = None,
-    start_scale: float = 1 / 25,
-    end_scale: float = 1 / 250_000,
-    anneal: str = "cosine",
+    rise_steps: Steps | None = None,
+    start_scale: Annotated[float, above(0, 1)] = 1 / 25,
+    end_scale: Share = 1 / 250_000,
+    anneal: Literal["cosine", "linear"] = "cosine",
 ) -> optax.Schedule:
     """From `start_scale` up to 1 over `rise_steps` (30 % of the run), then down to `end_scale`.
 
@@ -202,9 +188,6 @@ def one_cycle(
     (https://arxiv.org/abs/1708.07120), with the defaults of PyTorch's OneCycleLR.
     """
     rise_steps = round(0.3 * total_steps) if rise_steps is None else rise_steps
-    _require(anneal in ("cosine", "linear"), f"anneal must be 'cosine' or 'linear', got {anneal!r}")
-    require_number("start_scale", start_scale, 0, 1, above=True)
-    require_number("end_scale", end_scale, 0, 1)
     _require(
         0 < rise_steps < total_steps,
         f"rise_steps must be above 0 and below {total_steps}, the run's length, got {rise_steps}",

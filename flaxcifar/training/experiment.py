@@ -116,7 +116,6 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
       UserError: for wrong names, keywords, data, numbers of devices or lengths.
     """
     augment = _check_before_loading(config)
-    remarks = _remarks(config)
     dataset = dataset or data.load(config.data)
     train, validation = split_validation(
         dataset.train.labels, config.data.validation_percent, config.seed
@@ -124,6 +123,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
     lengths = _lengths(config, len(train))
     schedule_of = functools.partial(make_schedule, **lengths)
     schedule = schedule_of(config.schedule)
+    remarks = _remarks(config)
 
     normalization = statistics(dataset.train.images, train, config.data.normalization)
     start = functools.partial(_start, config, dataset, train, normalization)

@@ -263,7 +263,7 @@ def test_larger_images_and_images_that_are_too_small():
 
 
 def test_wrong_keywords_name_the_right_ones():
-    with pytest.raises(UserError, match="no size 'big' .there are: slim, heavy"):
+    with pytest.raises(UserError, match="size must be one of slim, heavy, got 'big'"):
         create(dict(name="crcv", size="big"))
-    with pytest.raises(UserError, match="dropout rate"):
+    with pytest.raises(UserError, match="dropout must be a number at least 0"):
         create(dict(name="resnet", dropout=1.5))

@@ -154,10 +154,10 @@ def test_a_rate_may_be_an_argument_of_the_compiled_step(name):
         tx = make_tx(spec, constant, groups, values)
         return tx.update(grads, make_tx(spec, constant, groups).init(params), params)[0]
 
-    given = {key: jnp.float32(2 * x) for key, x in spec.items() if isinstance(x, float)}
+    given = {key: jnp.float32(0.5 * x) for key, x in spec.items() if isinstance(x, float)}
     got = update(given, params)
-    doubled = spec | {key: float(x) for key, x in given.items()}
-    tx = make_tx(doubled, constant, groups)
+    halved = spec | {key: float(x) for key, x in given.items()}
+    tx = make_tx(halved, constant, groups)
     want, _ = tx.update(grads, tx.init(params), params)
     for path in params:
         np.testing.assert_allclose(got[path], want[path], rtol=2e-3, atol=1e-5)
@@ -233,10 +233,22 @@ def test_freezing_everything_is_an_error():
         ({"name": "sgd", "learning_rate": 0.1, "momentun": 0.9}, "did you mean 'momentum'"),
         ({"name": "muon", "learning_rate": 0.1, "beta": 0.9}, "muon.*takes no 'beta'"),
         ({"name": "sgd"}, "needs 'learning_rate'"),
-        ({"name": "sgd", "learning_rate": None}, "learning_rate must be a number, got None"),
-        ({"name": "adam", "learning_rate": "a"}, "learning_rate must be a number, got 'a'"),
-        ({"name": "sgd", "learning_rate": 1.0, "decay": True}, "decay must be a number, got True"),
+        ({"name": "muon", "momentum": 0.5}, "needs 'learning_rate'"),
+        ({"name": "adafactor"}, "needs 'learning_rate'"),
+        ({"name": "adadelta", "learning_rate": None}, "rate must be a number at least 0, got None"),
+        ({"name": "adam", "learning_rate": "a"}, "rate must be a number at least 0, got 'a'"),
+        ({"name": "lamb", "learning_rate": -0.1}, "rate must be a number at least 0, got -0.1"),
+        ({"name": "adam", "learning_rate": 0.1, "b1": "x"}, "'adam': b1 must be a number, got 'x'"),
+        ({"name": "adam", "learning_rate": 0.1, "nesterov": 1}, "nesterov must be true or false"),
+        ({"name": "adam", "learning_rate": 0.1, "mu_dtype": "two"}, "optimizer 'adam': .*'two'"),
+        (
+            {"name": "sgd", "learning_rate": 1.0, "decay": True},
+            "decay must be a number .* got True",
+        ),
+        ({"name": "sgd", "learning_rate": 0.1, "momentum": 1}, "momentum must be .* below 1"),
         ({"name": "muon", "sgd_momentum": "x"}, "sgd_momentum must be a number"),
+        ({"name": "muon", "learning_rate": 0.1, "ns_dtype": "int8"}, "one of bfloat16, float16"),
+        ({"name": "muon", "learning_rate": 0.1, "ns_steps": 2.5}, "ns_steps must be an integer"),
     ],
 )
 def test_bad_names_and_keywords_list_the_good_ones(spec, message):

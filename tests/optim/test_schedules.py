@@ -205,7 +205,7 @@ def test_one_cycle_defaults_are_pytorchs():
         ({"name": "step_halving", "every_epochs": 1, "decay": -1}, "decay must be .* got -1"),
         ({"name": "piecewise", "boundaries_epochs": (2, 1)}, "increasing tuple"),
         ({"name": "piecewise", "boundaries_epochs": (1, 1)}, "increasing tuple"),
-        ({"name": "piecewise", "boundaries_epochs": 3}, "increasing tuple"),
+        ({"name": "piecewise", "boundaries_epochs": 3}, "boundaries_steps must be a tuple or list"),
         ({"name": "piecewise", "boundaries_epochs": (1,), "factor": (1, 2)}, "1 boundaries need"),
         (
             {"name": "piecewise", "boundaries_epochs": (1,), "factor": -1},

@@ -21,6 +21,12 @@ def test_bfloat16_without_arithmetic_for_it_is_remarked(fast, monkeypatch):
     [
         ("model", dict(name="vgg61"), "unknown model 'vgg61'"),
         ("model", dict(name="crcv", sise="slim"), "did you mean 'size'"),
+        ("model", dict(name="speednet", depth="two"), "depth must be an integer .* got 'two'"),
+        ("model", dict(name="speednet", depth=0), "depth must be .* got 0"),
+        ("model", dict(name="resnet", widths=8), "widths must be a tuple or list .* got 8"),
+        ("model", dict(name="resnet", widths=("8",)), "widths must be .* got \\('8',\\)"),
+        ("model", dict(name="vgg16", dropout=2), "dropout must be .* got 2"),
+        ("augment", (dict(name="pad_crop", padding=(1,)),), "padding must be .* got \\(1,\\)"),
         ("optimizer", dict(name="sgd", learning_rte=1.0), "did you mean 'learning_rate'"),
         ("optimizer", dict(name="adam", learning_rate=1.0, b3=0.9), "optimizer 'adam' takes no"),
         ("param_groups", (("head", dict(name="muon", learning_rate=0.1, ns=3)),), "takes no 'ns'"),

@@ -1,16 +1,25 @@
 """Augmentations that hide a part of the image."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar.data.augment import AUGMENTATIONS
-from flaxcifar.data.augment.checks import require_number
+from flaxcifar.data.augment.checks import require_within
 from flaxcifar.data.augment.keys import Random
+from flaxcifar.rules import at_least, between
 
 
 @AUGMENTATIONS.register
-def cutout(images: jax.Array, random: Random, *, size: int, fill: float = 127.5) -> jax.Array:
+def cutout(
+    images: jax.Array,
+    random: Random,
+    *,
+    size: Annotated[int, at_least(1)],
+    fill: Annotated[float, between(0, 255)] = 127.5,
+) -> jax.Array:
     """Fills a square with grey: Cutout (https://arxiv.org/abs/1708.04552).
 
     Args:
@@ -19,8 +28,7 @@ def cutout(images: jax.Array, random: Random, *, size: int, fill: float = 127.5)
       fill: value of the square's pixels, from 0 to 255.
     """
     height, width = images.shape[1:3]
-    require_number("size", size, 1, min(height, width), int)
-    require_number("fill", fill, 0, 255)
+    require_within("size", size, min(height, width))
 
     def covered(length: int, draw: int) -> jax.Array:
         """Returns bool [B, length]: the pixels along an axis that the square covers."""

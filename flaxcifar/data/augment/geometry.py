@@ -1,14 +1,17 @@
 """Geometric augmentations: flips, shifts, rotations and crops."""
 
+from typing import Annotated, Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxcifar.data.augment import AUGMENTATIONS
-from flaxcifar.data.augment.checks import require, require_number
+from flaxcifar.data.augment.checks import require_within
 from flaxcifar.data.augment.keys import Random
+from flaxcifar.rules import at_least, between
 
-_PAD_MODES = ("reflect", "edge", "constant")
+Share = Annotated[float, between(0, 1)]
 
 
 @AUGMENTATIONS.register
@@ -16,9 +19,9 @@ def affine(
     images: jax.Array,
     random: Random,
     *,
-    rotation_range: float = 0.0,
-    width_shift_range: float = 0.0,
-    height_shift_range: float = 0.0,
+    rotation_range: Annotated[float, between(0, 180)] = 0.0,
+    width_shift_range: Share = 0.0,
+    height_shift_range: Share = 0.0,
 ) -> jax.Array:
     """Rotates about the centre and shifts, as Keras' ImageDataGenerator does.
 
@@ -31,9 +34,6 @@ def affine(
         not rounded to whole pixels.
       height_shift_range: the same up or down, as a fraction of the height.
     """
-    require_number("rotation_range", rotation_range, 0, 180)
-    require_number("width_shift_range", width_shift_range, 0, 1)
-    require_number("height_shift_range", height_shift_range, 0, 1)
     if not (rotation_range or width_shift_range or height_shift_range):
         return images
     height, width = images.shape[1:3]
@@ -110,17 +110,15 @@ def take_pixels(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.A
 
 
 @AUGMENTATIONS.register
-def horizontal_flip(images: jax.Array, random: Random, *, probability: float = 0.5) -> jax.Array:
+def horizontal_flip(images: jax.Array, random: Random, *, probability: Share = 0.5) -> jax.Array:
     """Flips left to right with the given probability."""
-    require_number("probability", probability, 0, 1)
     flip = random.uniform(0) < probability
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
 @AUGMENTATIONS.register
-def vertical_flip(images: jax.Array, random: Random, *, probability: float = 0.5) -> jax.Array:
+def vertical_flip(images: jax.Array, random: Random, *, probability: Share = 0.5) -> jax.Array:
     """Flips upside down with the given probability."""
-    require_number("probability", probability, 0, 1)
     flip = random.uniform(0) < probability
     return jnp.where(flip[:, None, None, None], images[:, ::-1], images)
 
@@ -138,7 +136,11 @@ def alternating_flip(images: jax.Array, random: Random) -> jax.Array:
 
 @AUGMENTATIONS.register
 def pad_crop(
-    images: jax.Array, random: Random, *, padding: int, mode: str = "reflect"
+    images: jax.Array,
+    random: Random,
+    *,
+    padding: Annotated[int, at_least(0)],
+    mode: Literal["reflect", "edge", "constant"] = "reflect",
 ) -> jax.Array:
     """Pads every side and crops at a random offset to the original size.
 
@@ -148,8 +150,7 @@ def pad_crop(
         pixels repeated) or "constant" (black).
     """
     height, width = images.shape[1:3]
-    require_number("padding", padding, 0, min(height, width) - 1, int)
-    require(mode in _PAD_MODES, f"mode must be one of {', '.join(_PAD_MODES)}, got {mode!r}.")
+    require_within("padding", padding, min(height, width) - 1)
 
     def source(size: int, draw: int) -> jax.Array:
         """Returns int32 [B, size]: the source of each pixel along an axis, -1 for the border."""
