@@ -59,8 +59,8 @@ def _zero(meaning: str) -> str:
 FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 (0 = off) and below 1")
 NOT_EMPTY = Rule(lambda v: len(v) > 0, "with at least one item")
 
-# Steps are counted in int32.
-MAX_STEPS = 2**31 - 1
+# Steps and seeds are int32.
+MAX_STEPS = MAX_SEED = 2**31 - 1
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _WORDS |= {dict: "a section of several keys", types.NoneType: "None"}

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from flaxcifar.rules import FRACTION, Rule, at_least, between, fits, one_of
+from flaxcifar.rules import FRACTION, MAX_SEED, MAX_STEPS, Rule, at_least, between, fits, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,16 @@ def _are_progressive(sizes: tuple) -> bool:
     return all(0 < percent <= 100 and type(n) is int and 1 <= n <= 4096 for percent, n in sizes)
 
 
+_INT32 = "steps are counted in int32"
+_COUNT = between(1, MAX_STEPS, reason=_INT32)
+_BATCH = between(1, 2**17, reason="whole batches are in memory")
+
 # Dotted key -> knob, in the order of the reference page.
 KNOBS: dict[str, Knob] = {
     "seed": Knob(
         0,
         "Random seed of parameters, validation split, data order, augmentation and dropout.",
-        between(0, 2**31 - 1),
+        between(0, MAX_SEED),
         compiled=False,
     ),
     "model": Knob({"name": "crcv"}, "A model of `flaxcifar/models` and its keywords."),
@@ -139,14 +143,14 @@ KNOBS: dict[str, Knob] = {
         "size x size. Each size compiles its own program.",
         Rule(_are_progressive, "pairs (percent, size), with percentages that rise to at most 100"),
     ),
-    "batch_size": Knob(128, "Global batch size, split evenly over all devices.", at_least(1)),
+    "batch_size": Knob(128, "Global batch size, split evenly over all devices.", _BATCH),
     "selection.keep_percent": Knob(
         100.0,
         "Percentage of each batch to train on: the examples with the highest loss under the proxy "
         "network.",
         Rule(lambda v: 0 < v <= 100, "above 0 and at most 100"),
     ),
-    "selection.every_steps": Knob(4, "Train the proxy network on every N-th batch.", at_least(1)),
+    "selection.every_steps": Knob(4, "Train the proxy network on every N-th batch.", _COUNT),
     "proxy": Knob(
         {"name": "speednet", "widths": (32, 64, 64)},
         "The proxy network that selects examples. It shares the optimizer, schedule and "
@@ -155,17 +159,17 @@ KNOBS: dict[str, Knob] = {
     "eval_batch_size": Knob(
         512,
         "Global batch size of evaluation. Changes no result: the last batch is padded and masked.",
-        at_least(1),
+        _BATCH,
         resumable=True,
         compiled=False,
     ),
     "total_epochs": Knob(
-        200, "Length of the run in epochs.", at_least(1), resumable=True, compiled=False
+        200, "Length of the run in epochs.", _COUNT, resumable=True, compiled=False
     ),
     "total_steps": Knob(
         0,
         "Length of the run in steps; overrides `total_epochs`.",
-        at_least(0, "use total_epochs"),
+        between(0, MAX_STEPS, "use total_epochs", _INT32),
         resumable=True,
         compiled=False,
     ),
@@ -202,7 +206,7 @@ KNOBS: dict[str, Knob] = {
     ),
     "gradient_clip": Knob(0.0, "Maximum global norm of the gradient.", at_least(0, "off")),
     "accumulation_steps": Knob(
-        1, "Number of batches whose gradients are averaged into one update.", at_least(1)
+        1, "Number of batches whose gradients are averaged into one update.", _COUNT
     ),
     "ema_decay": Knob(
         0.0,
@@ -214,7 +218,7 @@ KNOBS: dict[str, Knob] = {
         0,
         "Every N steps, move the slow weights towards the trained weights, then reset the trained "
         "weights to them. Evaluation uses the slow weights. Excludes `ema_decay`.",
-        at_least(0, "off"),
+        between(0, MAX_STEPS, "off", _INT32),
     ),
     "lookahead.decay": Knob(
         0.77,

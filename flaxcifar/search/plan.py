@@ -2,11 +2,14 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flaxcifar.errors import UserError
+
+_MAX_RUNS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +60,18 @@ def plan(
       seeds: runs per combination; the first has the seed of the config.
 
     Raises:
-      UserError: a config is invalid, a key is swept twice, or there is no validation split to
-        choose the best setting by.
+      UserError: a config is invalid, a key is swept twice, there are too many runs, or there is
+        no validation split to choose the best setting by.
     """
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys) or ("seed" in keys and seeds > 1):
         raise UserError("--sweep and --seeds: each key can be swept once")
+    count = seeds * math.prod(len(values) for _, values in axes)
+    if count > _MAX_RUNS:
+        raise UserError(
+            f"--seeds and --sweep make {count:,} runs, of which each is planned before the first "
+            f"is trained: give at most {_MAX_RUNS:,}"
+        )
     runs = []
     for values in itertools.product(*(values for _, values in axes)):
         overrides = [f"--config.{key}={value}" for key, value in zip(keys, values, strict=True)]

@@ -37,6 +37,7 @@ from flaxcifar.optim.param_groups import (
 )
 from flaxcifar.optim.plateau import make_plateau
 from flaxcifar.optim.schedules import make_schedule
+from flaxcifar.rules import MAX_STEPS
 from flaxcifar.training.networks import check_size, initialize, make_network
 from flaxcifar.training.selection import Selection
 from flaxcifar.training.step import Arrays, Hyperparams, Recipe
@@ -215,6 +216,11 @@ def _lengths(config: Any, train_examples: int) -> dict[str, int]:
         )
     steps_per_epoch = train_examples // config.batch_size
     total_steps = config.total_steps or steps_per_epoch * config.total_epochs
+    if total_steps > MAX_STEPS:
+        raise UserError(
+            f"total_epochs must be at most {MAX_STEPS // steps_per_epoch} (steps are counted in "
+            f"int32), got {config.total_epochs}"
+        )
     return {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
 
 

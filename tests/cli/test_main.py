@@ -57,7 +57,7 @@ def test_a_run_resumes_on_other_numbers_of_devices(place, capsys):
     [
         ("--config.optimizr.name=sgd", "did you mean 'optimizer'"),
         ("--config.batch_size=many", "batch_size must be an integer, got 'many'"),
-        ("--config.total_epochs=0", "total_epochs must be at least 1, got 0"),
+        ("--config.total_epochs=0", "total_epochs must be between 1 and"),
         ("--confg.seed=1", "unknown argument"),
     ],
 )
@@ -115,6 +115,9 @@ def test_seeds_and_settings_by_the_command(place, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
     with pytest.raises(UserError, match="--seeds must be at least 1, got 0"):
         sweep("--seeds", "0")
+    for flags in (("--seeds", "99999999999"), ("--sweep", "batch_size=8,16", "--seeds", "501")):
+        with pytest.raises(UserError, match="--seeds and --sweep.* at most 1,000"):
+            sweep(*flags)
     settings = ("--sweep", "optimizer.learning_rate=0.1,0.01", "--seeds", "2")
     sweep(*settings)
     output = capsys.readouterr().out

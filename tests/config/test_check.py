@@ -54,12 +54,12 @@ WRONG = {
         ({"name": "x", "y": math.inf},),
     ),
     "progressive_sizes": (((50, 20), (30, 24)), ((50, 20.5),), (50, 20), ((50, 0),), ((101, 8),)),
-    "batch_size": (0, -1, 1.0),
+    "batch_size": (0, -1, 1.0, 10**12),
     "selection.keep_percent": (0.0, 100.5),
-    "selection.every_steps": (0,),
-    "eval_batch_size": (0,),
-    "total_epochs": (0, 1.5),
-    "total_steps": (-1,),
+    "selection.every_steps": (0, 10**18),
+    "eval_batch_size": (0, 10**12),
+    "total_epochs": (0, 1.5, 10**18),
+    "total_steps": (-1, 10**18),
     "steps_per_dispatch": (-1,),
     "ops.convolution": ("cudnn",),
     "param_groups": (
@@ -75,9 +75,9 @@ WRONG = {
         (("head", {"name": "sgd", "schedule": "linear"}),),
     ),
     "gradient_clip": (-0.1, math.inf),
-    "accumulation_steps": (0,),
+    "accumulation_steps": (0, 10**18),
     "ema_decay": (-0.1, 1.0),
-    "lookahead.every_steps": (-1,),
+    "lookahead.every_steps": (-1, 10**18),
     "lookahead.decay": (-0.1, 1.1),
     "lookahead.power": (-1.0,),
     "label_smoothing": (-0.1, 1.0),
@@ -140,7 +140,17 @@ def test_right_values_pass(changes):
 
 
 def test_messages_say_what_is_valid_and_what_was_given():
-    assert error(changed({"batch_size": 0})) == "batch_size must be at least 1, got 0"
+    assert error(changed({"selection.keep_percent": 0})) == (
+        "selection.keep_percent must be above 0 and at most 100, got 0"
+    )
+    assert error(changed({"eval_batch_size": 10**12})) == (
+        "eval_batch_size must be between 1 and 131072 (whole batches are in memory), "
+        "got 1000000000000"
+    )
+    assert error(changed({"total_steps": 10**18})) == (
+        "total_steps must be between 0 and 2147483647 (steps are counted in int32) "
+        "(0 = use total_epochs), got 1000000000000000000"
+    )
     assert (
         error(changed({"gradient_clip": -1}))
         == "gradient_clip must be at least 0 (0 = off), got -1"

@@ -39,6 +39,13 @@ def test_a_wrong_part_is_told_before_the_data_is_read(tmp_path, key, value, mess
         build(config)
 
 
+def test_a_run_is_not_longer_than_its_counter_of_steps():
+    with pytest.raises(UserError, match="total_epochs must be at most 238609294 .*int32"):
+        build(tiny.config(total_epochs=10**9))
+    with pytest.raises(UserError, match="warmup_steps must be .* between 0 and 2147483647"):
+        build(tiny.config(schedule=dict(name="constant", warmup_steps=10**10)))
+
+
 def test_a_size_that_the_model_does_not_take_is_one_line():
     config = tiny.config(**{"progressive_sizes": ((50, 4),)})
     assert build(config).sizes == ((9, 4),)
