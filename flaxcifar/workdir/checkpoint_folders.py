@@ -82,12 +82,17 @@ class CheckpointFolders:
             raise UserError(f"the best checkpoint, of step {step}, is damaged: {damage}")
         return step
 
-    def remove_old(self) -> None:
-        """Keeps the newest latest checkpoints and the best ones that they name, or newer."""
+    def remove_old(self, newest: int) -> None:
+        """Keeps the latest checkpoints up to step `newest`, and the best ones that they name.
+
+        Keeps newer best ones, too, but no newer latest ones: they are damaged, so that the run was
+        resumed from an older one.
+        """
         steps = self.latest.steps()
-        for step in steps[KEPT_LATEST:]:
+        kept = [step for step in steps if step <= newest][:KEPT_LATEST]
+        for step in set(steps) - set(kept):
             self.latest.remove(step)
-        named = {self._best_step(step) for step in steps[:KEPT_LATEST]}
+        named = {self._best_step(step) for step in kept}
         for step in self.best.steps():
             if step not in named and step < max(named):
                 self.best.remove(step)
@@ -101,4 +106,8 @@ class CheckpointFolders:
         return damage
 
     def _best_step(self, step: int) -> int:
-        return read_record(self.latest[step])["best_step"]
+        """Returns the step of the best checkpoint; 0 for none, and for a damaged record."""
+        try:
+            return read_record(self.latest[step])["best_step"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0

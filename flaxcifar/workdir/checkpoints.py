@@ -63,7 +63,9 @@ class Checkpoints:
           RunError: an earlier save has failed.
           NonFiniteError: the state has numbers that are not finite.
         """
-        self._save(self._folders.latest, step, state, record, self._folders.remove_old)
+        self._save(
+            self._folders.latest, step, state, record, lambda: self._folders.remove_old(step)
+        )
 
     def save_best(self, step: int, params: Any, batch_stats: Any, record: Record) -> None:
         """Starts to save the flat dicts of the best evaluation so far.

@@ -106,6 +106,26 @@ def test_a_damaged_checkpoint_is_skipped_with_its_best(tmp_path, part, capsys):
             checkpoints.restore_latest(make_state())
 
 
+@pytest.mark.parametrize("record", ["", "[]", "{}", "\xff", None])
+def test_a_run_whose_newest_record_is_damaged_goes_on_from_the_older_one(tmp_path, record):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 2, 2)
+        save(checkpoints, 4, 4)
+    path = tmp_path / "checkpoints" / "latest" / "4" / "record.json"
+    path.unlink() if record is None else path.write_bytes(record.encode("latin-1"))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(make_state())[1]["best_step"] == 2
+        save(checkpoints, 3, 2)
+        checkpoints.wait()
+        assert steps(tmp_path) == (["2", "3"], ["2", "4"])
+        save(checkpoints, 5, 5)
+        checkpoints.wait()
+        assert steps(tmp_path) == (["3", "5"], ["2", "5"])
+        (tmp_path / "checkpoints" / "latest" / "5" / "record.json").unlink()
+        save(checkpoints, 6, 5)
+    assert steps(tmp_path) == (["5", "6"], ["5"])
+
+
 def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, 0)
