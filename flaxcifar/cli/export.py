@@ -26,6 +26,7 @@ def parser() -> Parser:
     formats = {"nargs": "+", "choices": FORMATS, "default": list(FORMATS), "metavar": "FORMAT"}
     add("--format", **formats, help=f"{', '.join(FORMATS)}; default: all")
     add("--output", type=Path, metavar="DIR", help="default: export/ in the workdir")
+    add("--strict", action="store_true", help="fail if the newest checkpoint is damaged")
     return result
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
         for package in FORMATS[name][1]:
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"--format {name} needs {package}: pip install -e '.[export]'")
-    trained = Trained.from_workdir(flags.workdir)
+    trained = Trained.from_workdir(flags.workdir, strict=flags.strict)
     folder = flags.output or Path(flags.workdir) / "export"
     try:
         folder.mkdir(parents=True, exist_ok=True)

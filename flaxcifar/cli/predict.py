@@ -92,6 +92,7 @@ def parser() -> Parser:
     add("--top", type=int, default=5, metavar="N", help="classes per image; default 5")
     add("--output", type=Path, metavar="FILE", help="write all predictions as .csv or .json")
     add("--draw", type=Path, metavar="FILE", help="draw the first images with their class")
+    add("--strict", action="store_true", help="fail if the newest checkpoint is damaged")
     return result
 
 
@@ -111,7 +112,7 @@ def main(argv: list[str]) -> None:
     check_folder("--output", flags.output)
     check_folder("--draw", flags.draw)
     paths = find(flags.images)
-    trained = Trained.from_workdir(flags.workdir)
+    trained = Trained.from_workdir(flags.workdir, strict=flags.strict)
     predictions: list[Prediction] = []
     unread = 0
     for path, found in trained.predict_files(paths):

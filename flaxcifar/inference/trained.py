@@ -50,13 +50,16 @@ class Trained:
     fingerprint: str | None = None
 
     @classmethod
-    def from_workdir(cls, workdir: str | os.PathLike) -> "Trained":
+    def from_workdir(cls, workdir: str | os.PathLike, *, strict: bool = False) -> "Trained":
         """Loads the best checkpoint of a run. The dataset need not be present.
+
+        Args:
+          strict: refuse to load an older checkpoint if the newest is damaged.
 
         Raises:
           UserError: if `workdir` has no checkpoint.
         """
-        best, record = read_best(workdir)
+        best, record = read_best(workdir, strict=strict)
         settings = config.from_json(record["config"])
         params, batch_stats = (
             {path: jnp.asarray(value) for path, value in best[kind].items()}

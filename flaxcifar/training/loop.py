@@ -76,8 +76,9 @@ def train_and_evaluate(
         checkpoints = stack.enter_context(Checkpoints(workdir))
         interruption = stack.enter_context(postponed())
         checkpoints.clean()
+        finished = processes.from_first(lambda: is_finished(workdir, config, checkpoints))
         run = resume_or_start(experiment, checkpoints, strict)
-        if not processes.from_first(lambda: is_finished(workdir, config)):
+        if not finished:
             _begin(experiment, run, workdir, changes.values())
             stack.enter_context(_out_of_memory_reported(experiment))
             session = make_session(experiment, workdir, checkpoints, interruption)

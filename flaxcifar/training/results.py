@@ -11,24 +11,35 @@ from flaxcifar import console
 from flaxcifar.config import to_json
 from flaxcifar.config.changes import config_changes
 from flaxcifar.devices import parallel, processes
+from flaxcifar.errors import UserError
 from flaxcifar.models.summary import model_summary
 from flaxcifar.training.experiment import Experiment
 from flaxcifar.training.provenance import commit, versions
 from flaxcifar.training.run_record import RunRecord
 from flaxcifar.training.session import Session
 from flaxcifar.workdir import names
+from flaxcifar.workdir.checkpoints import Checkpoints
 from flaxcifar.workdir.json_files import read_json, write_json
 from flaxcifar.workdir.test_logits import write_test_logits
 
 
-def is_finished(workdir: Path, config: Any) -> bool:
-    """Returns whether `workdir` holds the finished run of this config, and prints its results."""
+def is_finished(workdir: Path, config: Any, checkpoints: Checkpoints) -> bool:
+    """Returns whether `workdir` holds the finished run of this config, and prints its results.
+
+    Raises UserError if it does, but the newest checkpoint is damaged.
+    """
     summary = read_json(workdir / names.SUMMARY)
     if (
         summary is None
         or {"total_epochs", "total_steps"} & config_changes(summary["config"], config).keys()
     ):
         return False
+    if damage := checkpoints.damage():
+        raise UserError(
+            f"{workdir} holds this run, finished, but its newest checkpoint is damaged: {damage}; "
+            f"the results are kept in {workdir / names.SUMMARY}; without that file, the same "
+            "command trains again from an older checkpoint, if there is one"
+        )
     console.say(f"{workdir} holds this run, finished ({summary['stop_reason']}): nothing to do")
     show_results(summary)
     return True
@@ -37,7 +48,9 @@ def is_finished(workdir: Path, config: Any) -> bool:
 def conclude(session: Session, record: RunRecord) -> None:
     """Evaluates the best checkpoint on the test split and writes its logits and `summary.json`."""
     config, test = session.experiment.config, session.experiment.dataset.test
-    best, best_record = processes.from_first(lambda: list(session.checkpoints.restore_best()))
+    best, best_record = processes.from_first(
+        lambda: list(session.checkpoints.restore_best(strict=True))
+    )
     best, indices = parallel.replicate(best), np.arange(len(test))
     evaluation = session.evaluate(
         best["params"], best["batch_stats"], test, indices, config.test_views, keep_logits=True

@@ -42,44 +42,51 @@ class CheckpointFolders:
         self.latest.clean()
         self.best.clean()
 
-    def newest_intact(self, strict: bool) -> int | None:
+    def newest_intact(self, strict: bool, with_best: bool = False) -> int | None:
         """Returns the step of the newest intact latest checkpoint, None without any checkpoint.
 
-        Reports and skips damaged ones. Raises UserError if `strict` and the newest is damaged, and
-        if all of them are.
+        Reports damaged ones that are newer. `with_best` requires that an older one that is used
+        instead names a best one. Raises UserError if the newest is damaged and no older one is
+        intact, or `strict` is set.
         """
         steps = self.latest.steps()
-        for step in steps:
-            damage = self._damage(step)
-            if damage is None:
-                return step
-            complaint = f"the checkpoint of step {step} is damaged: {damage}"
-            if strict:
-                raise UserError(f"{complaint}; without --strict an older one is used")
-            console.say(f"{complaint}; using an older one")
-        if steps:
-            raise UserError(
-                f"{self.latest.root} has no intact checkpoint; choose another workdir to start "
-                "over; nothing was changed"
-            )
-        return None
 
-    def chosen_best(self) -> int | None:
+        def usable(step: int) -> bool:
+            damaged = self._damage(step) is not None
+            return not damaged and (step == steps[0] or not with_best or self._best_step(step) > 0)
+
+        chosen = next(filter(usable, steps), None)
+        if not steps or chosen == steps[0]:
+            return chosen
+        complaint = f"the checkpoint of step {steps[0]} is damaged: {self._damage(steps[0])}"
+        if chosen is None:
+            raise UserError(
+                f"{complaint}; there is no older one to use: choose another workdir to start over; "
+                "nothing was changed"
+            )
+        if strict:
+            raise UserError(f"{complaint}; without --strict that of step {chosen} is used")
+        console.say(f"{complaint}; using that of step {chosen}")
+        return chosen
+
+    def damage(self) -> str | None:
+        """Returns what is wrong with the newest latest checkpoint or its best; None if intact."""
+        newest = next(iter(self.latest.steps()), None)
+        return None if newest is None else self._damage(newest)
+
+    def chosen_best(self, strict: bool) -> int | None:
         """Returns the step of the best checkpoint, None without any.
 
         It is the one that the newest intact latest checkpoint names, or the newest best one of a
-        run that has no latest checkpoint yet. Raises UserError if it is damaged.
+        run that has no latest checkpoint yet. Raises UserError if it is damaged, and as
+        `newest_intact` does.
         """
-        intact = (step for step in self.latest.steps() if self._damage(step) is None)
-        newest = next(intact, None)
-        if newest is None:
-            step = next(iter(self.best.steps()), None)
-        else:
-            step = self._best_step(newest)
-        if not step:
-            return None
-        if damage := self.best.damage(step):
-            raise UserError(f"the best checkpoint, of step {step}, is damaged: {damage}")
+        newest = self.newest_intact(strict, with_best=True)
+        if newest is not None:
+            return self._best_step(newest) or None
+        step = next(iter(self.best.steps()), None)
+        if step and (damage := self.best.damage(step)):
+            raise UserError(f"the best checkpoint is damaged: {self.best[step]}/{damage}")
         return step
 
     def remove_old(self, newest: int) -> None:
@@ -99,11 +106,12 @@ class CheckpointFolders:
 
     def _damage(self, step: int) -> str | None:
         """Returns what is wrong with a latest checkpoint or with its best one."""
-        damage = self.latest.damage(step)
-        if damage is None and (best := self._best_step(step)):
-            damage = self.best.damage(best)
-            return damage and f"its best, of step {best}: {damage}"
-        return damage
+        if damage := self.latest.damage(step):
+            return f"{self.latest[step]}/{damage}"
+        best = self._best_step(step)
+        if best and (damage := self.best.damage(best)):
+            return f"its best, {self.best[best]}/{damage}, while {self.latest[step]} is intact"
+        return None
 
     def _best_step(self, step: int) -> int:
         """Returns the step of the best checkpoint; 0 for none, and for a damaged record."""

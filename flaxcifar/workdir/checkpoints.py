@@ -112,13 +112,18 @@ class Checkpoints:
 
         return jax.tree_util.tree_map_with_path(place, like), record
 
-    def restore_best(self) -> tuple[Any, Record] | None:
+    def damage(self) -> str | None:
+        """Returns what is wrong with the newest latest checkpoint or its best; None if intact."""
+        return self._folders.damage()
+
+    def restore_best(self, *, strict: bool = False) -> tuple[Any, Record] | None:
         """Returns {"params", "batch_stats"} of the best checkpoint and its record; None without.
 
         The best checkpoint is the one that the newest intact latest checkpoint names, or the
-        newest best one of a run that has no latest checkpoint yet.
+        newest best one of a run that has no latest checkpoint yet. It is reported if the newest
+        latest checkpoint or its best is damaged, or refused if `strict`.
         """
-        step = self._folders.chosen_best()
+        step = self._folders.chosen_best(strict)
         if step is None:
             return None
         folder = self._folders.best[step]
@@ -220,15 +225,16 @@ def _sources(folder: Path, like: Any, migrate: bool) -> Mapping[str, str]:
     return found
 
 
-def read_best(workdir: str | os.PathLike) -> tuple[dict[str, Any], Record]:
+def read_best(workdir: str | os.PathLike, *, strict: bool = False) -> tuple[dict[str, Any], Record]:
     """Returns {"params", "batch_stats"} of a run's best evaluation, and its record.
 
-    Raises UserError if `workdir` is not the workdir of a run or has no such checkpoint yet.
+    Raises UserError if `workdir` is not the workdir of a run, has no such checkpoint yet, or it is
+    damaged. An older one is used instead, and reported, unless `strict`.
     """
     if not any((Path(workdir) / name).exists() for name in (names.CHECKPOINTS, names.CONFIG)):
         raise UserError(f"{workdir} is not the workdir of a run: it has no {names.CHECKPOINTS}/")
     with Checkpoints(workdir) as checkpoints:
-        found = checkpoints.restore_best()
+        found = checkpoints.restore_best(strict=strict)
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet: its run ended before an evaluation")
     return found

@@ -60,7 +60,8 @@ class StepFolders:
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"
         except (OSError, ValueError, AttributeError) as error:
-            return f"it cannot be read ({error})"
+            name = Path(getattr(error, "filename", None) or _MANIFEST).name
+            return f"{name} cannot be read ({error})"
         return None
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import tiny
 from PIL import Image
 
 from flaxcifar import config
+from flaxcifar.cli import evaluate, export, predict
 from flaxcifar.data.normalization import Normalization
 from flaxcifar.errors import UserError
 from flaxcifar.inference.trained import Trained
@@ -111,3 +113,17 @@ def test_another_dataset_is_refused(trained, tmp_path):
 def test_no_run_is_one_line(tmp_path):
     with pytest.raises(UserError, match="not the workdir of a run"):
         Trained.from_workdir(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_reported_or_with_strict_refused(workdir, tmp_path, capsys):
+    damaged = shutil.copytree(workdir, tmp_path / "run")
+    (damaged / "checkpoints/latest/18/layout.json").write_text("{}")
+    assert Trained.from_workdir(damaged).step == 9
+    assert "latest/18/layout.json has changed since it was written; using that of step 9" in (
+        capsys.readouterr().out
+    )
+    for command in (evaluate, predict, export):
+        images = [str(tmp_path / "image.png")] * (command is predict)
+        Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+        with pytest.raises(UserError, match="latest/18/layout.json has changed .*--strict that of"):
+            command.main([*images, "--workdir", str(damaged), "--strict"])

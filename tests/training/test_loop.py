@@ -193,6 +193,16 @@ def test_without_restore_best_everything_shows_the_last_epoch(tmp_path):
     assert read_best(tmp_path)[1]["history"][-1]["step"] == 18
 
 
+def test_a_finished_run_with_a_damaged_checkpoint_is_an_error(uninterrupted, tmp_path, capsys):
+    workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    step = summary(workdir)["evaluated_step"]
+    (workdir / f"checkpoints/best/{step}/layout.json").write_text("{}")
+    said = f"finished, but .*its best, .*best/{step}/layout.json has changed.*latest/27 is intact"
+    with pytest.raises(UserError, match=f"{said}; the results are kept in .*summary.json"):
+        train_and_evaluate(tiny.config(**FULL), workdir)
+    assert "nothing to do" not in capsys.readouterr().out
+
+
 def test_a_finished_run_does_nothing_and_says_so(uninterrupted, monkeypatch, capsys):
     workdir, state = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
@@ -300,7 +310,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
         ({"augment": (dict(name="cutout", sise=3),)}, "did you mean 'size'"),
         (
             {"augment": (dict(name="pad_crop", padding=9),)},
-            "padding must be .* from 0 to 7, got 9",
+            "padding must be at most 7 here, got 9",
         ),
         ({"param_groups": (("stage9", "frozen"),)}, "no parameter matches 'stage9'"),
         ({"l2.coefficient": 1.0, "l2.pattern": "nothing"}, "no parameter matches 'nothing'"),

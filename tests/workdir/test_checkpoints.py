@@ -97,13 +97,29 @@ def test_a_damaged_checkpoint_is_skipped_with_its_best(tmp_path, part, capsys):
         state, record = checkpoints.restore_latest(make_state())
         assert state.params["stage1/conv/kernel"][0, 0] == 3.0 and record["best_step"] == 3
         said = capsys.readouterr().out
-        assert "step 4 is damaged" in said and "using an older one" in said
+        assert f"step 4 is damaged: {'its best, ' * (part == 'best/4')}{tmp_path}" in said
+        assert "using that of step 3" in said
         assert kernel(checkpoints.restore_best()[0]) == 3.0
+        assert "using that of step 3" in capsys.readouterr().out
+        with pytest.raises(UserError, match="step 4 is damaged: .*record.json.*--strict"):
+            checkpoints.restore_best(strict=True)
         (tmp_path / "checkpoints" / "latest" / "3" / "manifest.json").unlink()
         with pytest.raises(
-            UserError, match="latest has no intact checkpoint; .*nothing was changed"
+            UserError, match="record.json.*; there is no older one to use: .*nothing was changed"
         ):
             checkpoints.restore_latest(make_state())
+
+
+def test_a_damaged_best_without_an_older_one_is_named(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 3, 0)
+        save(checkpoints, 4, 4)
+    place = tmp_path / "checkpoints"
+    (place / "best" / "4" / "layout.json").write_text("{}")
+    with pytest.raises(UserError) as caught:
+        read_best(tmp_path)
+    assert f"{place}/best/4/layout.json has changed since it was written" in str(caught.value)
+    assert f"while {place}/latest/4 is intact; there is no older one" in str(caught.value)
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", "\xff", None])
