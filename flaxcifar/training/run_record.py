@@ -56,8 +56,9 @@ class RunRecord:
         """Adds the metrics of an epoch.
 
         Returns:
-          Whether the parameters of this epoch are the best so far. Without a validation split or
-          with `early_stopping.restore_best` off, the last ones are.
+          Whether the parameters of this epoch are the best so far. Without a validation split,
+          without a finite value of the watched metric so far, or with
+          `early_stopping.restore_best` off, the last ones are.
         """
         self.epoch = row["epoch"]
         self.history.append(row)
@@ -66,7 +67,8 @@ class RunRecord:
             self.stopping = self.stopping.update(watched, row["step"])
             if self.plateau:
                 self.plateau = self.plateau.update(watched, self.stopping.mode)
-        best = self.improved or not config.early_stopping.restore_best
+        chooses = config.early_stopping.restore_best and self.stopping.best is not None
+        best = self.improved or not chooses
         if best:
             self.best_step = row["step"]
         return best

@@ -7,14 +7,17 @@ import jax
 import numpy as np
 import optax
 import pytest
+import quick
 import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flaxcifar.config import to_json
 from flaxcifar.console import TrainingProgress
+from flaxcifar.devices import parallel
 from flaxcifar.errors import Interrupted, RunError, UserError
 from flaxcifar.inference.evaluate import evaluate
 from flaxcifar.inference.trained import Trained
+from flaxcifar.report import conclude_report
 from flaxcifar.training import clock, loop, run_record
 from flaxcifar.training.experiment import build
 from flaxcifar.training.loop import train_and_evaluate
@@ -191,6 +194,21 @@ def test_without_restore_best_everything_shows_the_last_epoch(tmp_path):
     assert summary(tmp_path)["evaluated_step"] == 18
     assert summary(tmp_path)["validation"]["loss"] == losses[1]
     assert read_best(tmp_path)[1]["history"][-1]["step"] == 18
+
+
+@pytest.mark.parametrize("finite", [(), (9,)])
+def test_without_a_finite_validation_loss_the_last_epoch_is_the_best(tmp_path, monkeypatch, finite):
+    measured = loop.measure_epoch
+
+    def measure(*args):
+        row = measured(*args)
+        return row | ({} if row["step"] in finite else {"validation_loss": float("nan")})
+
+    monkeypatch.setattr(loop, "measure_epoch", measure)
+    with parallel.using(jax.devices()[:1]):
+        train_and_evaluate(quick.config(report=True), tmp_path, on_end=conclude_report)
+    assert summary(tmp_path)["evaluated_step"] == (9 if finite else 18)
+    assert read_best(tmp_path)[1]["history"][-1]["step"] == (9 if finite else 18)
 
 
 def test_a_finished_run_with_a_damaged_checkpoint_is_an_error(uninterrupted, tmp_path, capsys):
