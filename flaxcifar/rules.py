@@ -88,6 +88,13 @@ def fits(value: Any, hint: Any) -> bool:
         if kind is not tuple or ... in items:
             items = items[:1] * len(value)
         return not items or len(items) == len(value) and all(map(fits, value, items))
+    if typing.is_typeddict(kind):
+        fields = typing.get_type_hints(kind)
+        return (
+            isinstance(value, dict)
+            and kind.__required_keys__ <= value.keys()
+            and all(fits(value[key], fields[key]) for key in fields.keys() & value.keys())
+        )
     try:
         return isinstance(value, kind)
     except TypeError:

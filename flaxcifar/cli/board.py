@@ -49,7 +49,7 @@ def remarks(runs: Sequence[Path]) -> Iterator[str]:
     for run in runs:
         if not (run / names.SUMMARY).exists():
             rows = run / names.METRICS
-            epochs = len(rows.read_text().splitlines()) if rows.exists() else 0
+            epochs = len(rows.read_bytes().splitlines()) if rows.exists() else 0
             yield f"{run} has not ended: {epochs} epochs so far"
 
 
@@ -62,7 +62,7 @@ def remove_stale_notes(folder: Path) -> int:
     for note in folder.glob("pid-*.info"):
         try:
             process = json.loads(note.read_text())["pid"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         if not _alive(process):
             note.unlink(missing_ok=True)

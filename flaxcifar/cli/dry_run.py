@@ -25,8 +25,8 @@ from flaxcifar.training.loop import make_train_fn
 from flaxcifar.training.run_state import start
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import space
-from flaxcifar.workdir.json_files import read_json
 from flaxcifar.workdir.resume import check_resumable
+from flaxcifar.workdir.run_folder import saved_config
 
 _FILES = (names.CONFIG, names.METRICS, names.TIMING, names.TENSORBOARD, names.SUMMARY)
 _PLOT_WIDTH, _PLOT_HEIGHT = 64, 8
@@ -45,7 +45,7 @@ def dry_run(config: Any, workdir: Path, *, seconds: float = 3.0) -> None:
     Raises:
       UserError: as the run itself would.
     """
-    saved = read_json(workdir / names.CONFIG)
+    saved = saved_config(workdir)
     check_resumable(saved, config, workdir)
     experiment = build(config)
     show_banner(experiment, 0, workdir)

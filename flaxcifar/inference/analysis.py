@@ -14,8 +14,7 @@ from flaxcifar.inference.evaluate import examples
 from flaxcifar.inference.trained import Trained
 from flaxcifar.models.summary import Row, model_summary
 from flaxcifar.optim.param_groups import FROZEN, assign_groups
-from flaxcifar.workdir import names
-from flaxcifar.workdir.json_files import read_json
+from flaxcifar.workdir.summary_file import read_summary
 from flaxcifar.workdir.test_logits import read_test_logits
 
 _GALLERY = 48  # images per gallery
@@ -137,7 +136,7 @@ def _choose_split(
 
 def _stored_logits(workdir: Path, trained: Trained, dataset: Dataset) -> np.ndarray | None:
     """Returns the logits that the run kept of the test split, None if it has trained on since."""
-    summary, logits = read_json(workdir / names.SUMMARY), read_test_logits(workdir)
+    summary, logits = read_summary(workdir), read_test_logits(workdir)
     if summary is None or summary["evaluated_step"] != trained.step or logits is None:
         return None
     return logits if logits.shape == (len(dataset.test), len(trained.class_names)) else None

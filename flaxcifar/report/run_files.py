@@ -10,6 +10,7 @@ from flaxcifar.config.changes import config_changes
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import read_best
 from flaxcifar.workdir.json_files import read_json, read_rows
+from flaxcifar.workdir.summary_file import Config, read_summary
 
 Row = dict[str, Any]
 
@@ -45,7 +46,7 @@ class RunFiles:
 
 def read_run(workdir: Path) -> RunFiles:
     """Reads the files of a run. Raises UserError if `workdir` does not hold one."""
-    config = read_json(workdir / names.CONFIG)
+    config = read_json(workdir / names.CONFIG, Config)
     if config is None:
         config = read_best(workdir)[1]["config"]  # raises UserError without a checkpoint
     return RunFiles(
@@ -54,7 +55,7 @@ def read_run(workdir: Path) -> RunFiles:
         config=config,
         history=read_rows(workdir / names.METRICS),
         timing=read_rows(workdir / names.TIMING),
-        summary=read_json(workdir / names.SUMMARY),
+        summary=read_summary(workdir),
     )
 
 

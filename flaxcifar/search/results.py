@@ -11,8 +11,7 @@ import scipy.stats
 
 from flaxcifar import console
 from flaxcifar.search.plan import Run
-from flaxcifar.workdir import names
-from flaxcifar.workdir.json_files import read_json
+from flaxcifar.workdir.summary_file import read_summary
 
 # One setting: its name, values, seeds, failures, seconds, and `spread` of each metric.
 Row = dict[str, Any]
@@ -33,9 +32,7 @@ def summarize(runs: Sequence[Run], workdir: Path, failures: Sequence[str | None]
         zip(runs, failures, strict=True), key=lambda member: member[0].setting
     ):
         members = list(members)
-        found = [
-            read_json(workdir / run.name / names.SUMMARY) for run, failed in members if not failed
-        ]
+        found = [read_summary(workdir / run.name) for run, failed in members if not failed]
         row: Row = {
             "setting": setting,
             "values": dict(members[0][0].values),

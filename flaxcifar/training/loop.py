@@ -31,10 +31,10 @@ from flaxcifar.training.signals import Interruption, postponed
 from flaxcifar.training.step import Recipe, TrainState, train_steps
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints, space
-from flaxcifar.workdir.json_files import read_json, write_json
+from flaxcifar.workdir.json_files import write_json
 from flaxcifar.workdir.metrics_log import MetricsLog, rewind_metrics
 from flaxcifar.workdir.resume import check_resumable
-from flaxcifar.workdir.run_folder import check_space, locked, prepare
+from flaxcifar.workdir.run_folder import check_space, locked, prepare, saved_config
 
 _MAX_ROLLBACKS = 3
 
@@ -66,7 +66,7 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(processes.own_workdir(Path(workdir)))
         with processes.together() as facts:
-            saved = read_json(workdir / names.CONFIG)
+            saved = saved_config(workdir)
             changes = check_resumable(saved, config, workdir, allow_change)
             experiment = build(config)
             facts["config"] = json.dumps(to_json(config))

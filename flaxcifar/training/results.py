@@ -19,7 +19,8 @@ from flaxcifar.training.run_record import RunRecord
 from flaxcifar.training.session import Session
 from flaxcifar.workdir import names
 from flaxcifar.workdir.checkpoints import Checkpoints
-from flaxcifar.workdir.json_files import read_json, write_json
+from flaxcifar.workdir.json_files import write_json
+from flaxcifar.workdir.summary_file import read_summary
 from flaxcifar.workdir.test_logits import write_test_logits
 
 
@@ -28,7 +29,7 @@ def is_finished(workdir: Path, config: Any, checkpoints: Checkpoints) -> bool:
 
     Raises UserError if it does, but the newest checkpoint is damaged.
     """
-    summary = read_json(workdir / names.SUMMARY)
+    summary = read_summary(workdir)
     if (
         summary is None
         or {"total_epochs", "total_steps"} & config_changes(summary["config"], config).keys()

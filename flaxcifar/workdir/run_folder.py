@@ -7,9 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flaxcifar.errors import UserError
 from flaxcifar.workdir import names
+from flaxcifar.workdir.json_files import read_json
 
 try:
     import fcntl
@@ -23,6 +25,16 @@ def fresh_workdir(name: str) -> Path:
     suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
     candidates = (Path("runs") / f"{stamp}-{name}{suffix}" for suffix in suffixes)
     return next(path for path in candidates if not path.exists())
+
+
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+    """Returns the config of the run in `workdir`, None without one.
+
+    Raises UserError if `workdir` is a file, or the config is damaged.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir} is a file: choose another --workdir, which must be a folder")
+    return read_json(workdir / names.CONFIG)
 
 
 def prepare(workdir: Path) -> None:

@@ -1,6 +1,7 @@
 """Statistics over seeds, and the choice of a setting."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import tiny
 from flaxcifar import console
 from flaxcifar.search.plan import Run
 from flaxcifar.search.results import choose, plot, spread, summarize, table
+
+OLD_RUN = Path(__file__).parents[1] / "fixtures/workdir-0.1/run"
 
 
 def test_the_spread_of_several_seeds_by_scipy():
@@ -29,11 +32,13 @@ def rows(tmp_path):
     accuracies = (0.5, 0.75, None, 0.875)
     for run, accuracy in zip(runs, accuracies, strict=True):
         (tmp_path / run.name).mkdir()
-        metrics = accuracy and {"accuracy": accuracy, "top5_accuracy": 1.0, "loss": 2 - accuracy}
-        summary = {"timing": {"total_seconds": 3.0}, "validation": metrics, "test": metrics}
-        (tmp_path / run.name / "summary.json").write_text(
-            json.dumps(summary | {"test_augmented": None})
-        )
+        if accuracy is None:
+            continue
+        metrics = {"examples": 9, "accuracy": accuracy, "top5_accuracy": 1.0, "loss": 2 - accuracy}
+        summary = json.loads((OLD_RUN / "summary.json").read_text())
+        summary["timing"]["total_seconds"] = 3.0
+        summary |= {"validation": metrics, "test": metrics, "test_augmented": None}
+        (tmp_path / run.name / "summary.json").write_text(json.dumps(summary))
     return summarize(runs, tmp_path, [None, None, "it diverged", None])
 
 

@@ -221,6 +221,29 @@ def test_a_finished_run_with_a_damaged_checkpoint_is_an_error(uninterrupted, tmp
     assert "nothing to do" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"\xff", b"[]"])
+def test_a_damaged_file_of_a_run_is_named(uninterrupted, tmp_path, name, content):
+    workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    (workdir / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged .*move it away to continue"):
+        train_and_evaluate(tiny.config(**FULL), workdir)
+
+
+def test_a_run_whose_timing_is_damaged_resumes(uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    (workdir / "timing.jsonl").write_bytes(b'\xff\n[]\n{"step": "9"}\n')
+    (workdir / "summary.json").unlink()
+    train_and_evaluate(tiny.config(**FULL), workdir)
+    assert summary(workdir)["steps"] == 27
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file: choose another --workdir"):
+        train_and_evaluate(quick.config(), tmp_path / "file")
+
+
 def test_a_finished_run_does_nothing_and_says_so(uninterrupted, monkeypatch, capsys):
     workdir, state = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
