@@ -7,14 +7,16 @@ Names the runs in progress. Removes the notes that killed TensorBoards leave
 behind, which notebooks mistake for running ones.
 """
 
+import ctypes
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flaxcifar import console
@@ -23,6 +25,7 @@ from flaxcifar.errors import RunError, UserError
 from flaxcifar.workdir import names
 
 _PORTS = range(6006, 6106)
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def find_runs(directories: Sequence[Path]) -> list[Path]:
@@ -97,6 +100,23 @@ def free_port(wanted: int | None) -> int:
     raise UserError(f"{where} taken or not allowed: choose another --port")
 
 
+def _ending_with(parent: int) -> Callable[[], None] | None:
+    """Returns what a child process calls to end when its parent does, even by SIGKILL.
+
+    Only Linux can do that; elsewhere returns None.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def end_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+    return end_with_parent
+
+
 def parser() -> Parser:
     """Returns the flags."""
     result = Parser("board", __doc__, "[DIR ...] [--port N]")
@@ -128,7 +148,8 @@ def main(argv: list[str]) -> None:
     else:
         named = (f"{path.resolve().name}:{path}" for path in flags.directories)
         command += ["--logdir_spec", ",".join(named)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, preexec_fn=_ending_with(os.getpid()), **pipes) as process:
         try:
             _, errors = process.communicate()
         except KeyboardInterrupt:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import signal
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,51 @@ def test_a_taken_port_is_passed_over_or_named():
         with pytest.raises(UserError, match=f"port {port} is taken"):
             board.free_port(port)
     assert board.free_port(None) in board._PORTS
+
+
+FAKE = """
+import fcntl, pathlib, time
+file = open("lock", "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def wait_for(condition):
+    for _ in range(300):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_tensorboard_ends_with_the_command_whatever_ends_that(runs, tmp_path, number):
+    package = tmp_path / "tensorboard"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "main.py").write_text(FAKE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "flaxcifar", "board", str(runs)]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+
+    def ended():
+        """Whether TensorBoard has given its lock back; its number may stay as that of a zombie."""
+        with (tmp_path / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    try:
+        assert wait_for((tmp_path / "ready").exists) and not ended()
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        assert wait_for(ended)
+    finally:
+        process.kill()
 
 
 def test_tensorboard_answers_until_it_is_interrupted(runs):
