@@ -21,6 +21,7 @@ from flaxcifar import console, data, ops
 from flaxcifar.cli.command import Parser
 from flaxcifar.data.pipelines import make_pipeline
 from flaxcifar.data.tensorflow import import_tensorflow
+from flaxcifar.devices import parallel
 from flaxcifar.errors import RunError, UserError
 from flaxcifar.training import provenance
 
@@ -69,7 +70,7 @@ def versions(config: Any) -> Iterator[Finding]:
 @check
 def devices(config: Any) -> Iterator[Finding]:
     """Checks that JAX uses the accelerators of this machine."""
-    found = jax.devices()
+    found = parallel.all_devices()
     words = f"JAX computes on {len(found)} x {found[0].device_kind} ({found[0].platform})"
     hidden = os.environ.get("JAX_PLATFORMS", "")
     if found[0].platform != "cpu":

@@ -41,8 +41,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def start(flags: argparse.Namespace) -> None:
     """Joins the other processes of the run, if there are any. Call it before devices are used.
 
-    Raises UserError if the flags are incomplete or the others do not join in time.
+    Raises UserError if the flags are incomplete, the others do not join in time, or there are no
+    devices.
     """
+    _join(flags)
+    from flaxcifar.devices import parallel
+
+    parallel.all_devices()
+
+
+def _join(flags: argparse.Namespace) -> None:
     named = (flags.coordinator, flags.num_processes, flags.process_id)
     if named == (None, None, None):
         if not (flags.distributed or _launched()):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
 from flaxcifar.workdir.packing import PART, Layout, unpack
 
@@ -23,6 +24,7 @@ class ArrayFiles:
     """Holds orbax's checkpointer, which owns threads: `close` it."""
 
     def __init__(self) -> None:
+        parallel.all_devices()  # raises UserError without any
         # At level INFO orbax logs every file. Its warnings stay.
         absl.logging.set_verbosity(absl.logging.WARNING)
         # One process reads and writes: orbax must not wait for others.
