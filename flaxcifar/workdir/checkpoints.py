@@ -1,8 +1,10 @@
 """Saves and restores the checkpoints of a run."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ from flaxcifar.workdir.tree_paths import (
     describe_layout,
     path_name,
 )
+
+# Bytes that a checkpoint takes beyond its arrays, at most.
+_OVERHEAD = 2**17
 
 
 def space(state: Any) -> int:
@@ -168,7 +173,12 @@ class Checkpoints:
             return
         text = json.dumps(record)
 
+        size = sum(x.nbytes for x in packed.values())
+
         def fill(folder: Path) -> None:
+            # On a full disk orbax's threads would print tracebacks and fail in their own words.
+            if shutil.disk_usage(folder).free < size + _OVERHEAD:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._arrays.write(folder, packed, layout)
             write_record(folder, text)
 

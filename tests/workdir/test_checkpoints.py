@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import threading
 
 import jax
@@ -148,6 +149,20 @@ def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
         with pytest.raises(NonFiniteError, match="step 2"):
             checkpoints.save_latest(2, make_state(float("nan")), RECORD)
     assert sorted(os.listdir(tmp_path / "checkpoints" / "latest")) == ["1"]
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_not_left_to_orbax(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, 0)
+        checkpoints.wait()
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**17))
+        monkeypatch.setattr(ArrayFiles, "write", None)
+        with pytest.raises(
+            RunError, match="step 2 could not be .*No space left.*of step 1 is kept"
+        ):
+            save(checkpoints, 2, 0)
+    assert os.listdir(tmp_path / "checkpoints" / "latest") == ["1"]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
