@@ -5,7 +5,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from flaxcifar.workdir.resume import check_resumable
 from flaxcifar.workdir.run_folder import saved_config
 
 _FILES = (names.CONFIG, names.METRICS, names.TIMING, names.TENSORBOARD, names.SUMMARY)
+# Dispatches that tell a spread, and the spread from which an estimate is called rough.
+_FEWEST, _STEADY = 4, 0.2
 _PLOT_WIDTH, _PLOT_HEIGHT = 64, 8
 
 
@@ -60,7 +62,7 @@ def dry_run(config: Any, workdir: Path, *, seconds: float = 3.0) -> None:
     state = parallel.replicate(start(experiment))
     needed = space(state["state"])
     with console.working("compiling and timing steps"):
-        training, state = time_training(experiment, state, seconds)
+        training, spread, state = time_training(experiment, state, seconds)
     with console.working("compiling and timing evaluation"):
         rate = evaluation_rate(experiment, state["state"], seconds)
     images = experiment.total_epochs * len(experiment.validation_indices)
@@ -70,6 +72,7 @@ def dry_run(config: Any, workdir: Path, *, seconds: float = 3.0) -> None:
     flops = totals["training_flops_per_image"] * config.batch_size
     rows = [
         ("training", f"{clock_time(training)} for {experiment.total_steps:,} steps"),
+        ("steadiness", spread_words(spread)),
         ("evaluation", f"{clock_time(evaluating)} for {images + len(experiment.dataset.test):,}"),
         ("total", f"about {clock_time(training + evaluating)}, without compilation"),
         ("one step", f"{flops / 1e9:,.1f} GFLOPs at the full image size"),
@@ -85,41 +88,62 @@ def dry_run(config: Any, workdir: Path, *, seconds: float = 3.0) -> None:
 
 def time_training(
     experiment: Experiment, state: dict[str, Any], limit: float
-) -> tuple[float, dict[str, Any]]:
-    """Returns the estimated seconds of all steps, without compilation, and the trained state.
+) -> tuple[float, float, dict[str, Any]]:
+    """Times steps of each image size for about `limit` seconds. `state` is donated.
 
-    Times steps of each image size for about `limit` seconds. `state` is donated.
+    Returns:
+      The estimated seconds of all steps, without compilation, the spread of the measurements as
+      `spread_of` returns it, and the trained state.
     """
     train_fn = make_train_fn(experiment)
     ends = [end for end, _ in experiment.sizes]
-    seconds = 0.0
+    seconds, relative = 0.0, []
     for first, end in zip([0, *ends], [*ends, experiment.total_steps], strict=True):
         if end > first:
-            pace, state = _pace(experiment, train_fn, state, first, limit)
-            seconds += (end - first) * pace
-    return seconds, state
+            paces, state = _paces(experiment, train_fn, state, first, limit)
+            seconds += (end - first) * float(np.mean(paces))
+            relative += [pace / float(np.median(paces)) for pace in paces]
+    return seconds, spread_of(relative), state
 
 
-def _pace(
+def _paces(
     experiment: Experiment, train_fn: Callable, state: dict[str, Any], step: int, limit: float
-) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds per step, without the first dispatch, which compiles, if possible."""
+) -> tuple[list[float], dict[str, Any]]:
+    """Returns the seconds per step of several dispatches, and the trained state.
+
+    Leaves out the first dispatch, which compiles, unless it is the only one.
+    """
     epoch = step // experiment.recipe.steps_per_epoch
-    steps, seconds = 0, 0.0
     size = experiment.image_size(step)
+    paces: list[float] = []
+    end = math.inf
     began = time.perf_counter()
-    for number, dispatch in enumerate(dispatches(experiment, epoch, step)):
-        if dispatch.image_size != size or seconds > limit:
+    for dispatch in dispatches(experiment, epoch, step):
+        if dispatch.image_size != size or began > end:
             break
         new = train_fn(state["state"], state["metrics"], dispatch)
         state = dict(zip(("state", "metrics"), jax.block_until_ready(new), strict=True))
         now = time.perf_counter()
-        if number == 1:
-            steps, seconds = 0, 0.0  # without the compilation
-        steps, seconds, began = steps + dispatch.steps, seconds + now - began, now
-        if number == 0:
-            seconds = min(seconds, limit)
-    return seconds / steps, state
+        end = min(end, now + limit)
+        paces.append((now - began) / dispatch.steps)
+        began = now
+    return paces[1:] or paces, state
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """Returns the range of the middle 80 % of the values over their median; NaN for few values."""
+    if len(values) < _FEWEST:
+        return math.nan
+    low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
+    return float((high - low) / middle)
+
+
+def spread_words(spread: float) -> str:
+    """Returns what the spread of the timed steps says about the estimate."""
+    if math.isnan(spread):
+        return f"unknown: fewer than {_FEWEST} dispatches were timed"
+    words = f"times of steps vary by {100 * spread:.0f} %"
+    return words if spread < _STEADY else f"{words}: the machine is busy, so this is a rough guess"
 
 
 def evaluation_rate(experiment: Experiment, state: Any, limit: float) -> float:

@@ -1,4 +1,6 @@
+import itertools
 import re
+import time
 
 import jax
 import pytest
@@ -6,10 +8,11 @@ import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxcifar.cli.dry_run import dry_run, plot
+from flaxcifar.cli import dry_run as dry_run_module
+from flaxcifar.cli.dry_run import dry_run, plot, spread_of, spread_words
 from flaxcifar.devices import parallel
 from flaxcifar.errors import UserError
-from flaxcifar.training.loop import train_and_evaluate
+from flaxcifar.training.loop import make_train_fn, train_and_evaluate
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,6 +37,28 @@ def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
     assert re.search(r"total +│ about 0:00:\d\d", text)
     assert re.search(r"memory +│ [\d,]+ MB at most", text)
     assert text.rstrip().endswith("nothing was written")
+
+
+def test_the_estimate_says_how_steady_the_machine_was(tmp_path, capsys, monkeypatch):
+    """Every second step seems to take five times as long."""
+    waits = itertools.cycle((0.02, 0.1))
+
+    def busy(experiment):
+        train_fn = make_train_fn(experiment)
+
+        def slower(*args):
+            time.sleep(next(waits))
+            return train_fn(*args)
+
+        return slower
+
+    monkeypatch.setattr(dry_run_module, "make_train_fn", busy)
+    dry_run(quick.config(), tmp_path / "new", seconds=0.5)
+    text = capsys.readouterr().out
+    assert re.search(r"times of steps vary by \d+ %: the machine is busy", text)
+    dry_run(quick.config(**{"total_steps": 2}), tmp_path / "new", seconds=0.1)
+    assert "unknown: fewer than 4 dispatches were timed" in capsys.readouterr().out
+    assert spread_words(spread_of([1.0, 1.01, 0.99, 1.0])) == "times of steps vary by 1 %"
 
 
 def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
