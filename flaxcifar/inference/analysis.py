@@ -7,13 +7,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from flaxcifar.config import plain
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.inference import pictures
 from flaxcifar.inference.confusion import Calibration, calibration, confusion_matrix, most_confused
 from flaxcifar.inference.evaluate import examples
 from flaxcifar.inference.trained import Trained
 from flaxcifar.models.summary import Row, model_summary
-from flaxcifar.optim.param_groups import FROZEN, assign_groups
+from flaxcifar.optim.param_groups import frozen_paths, group_words, make_groups
 from flaxcifar.workdir.summary_file import read_summary
 from flaxcifar.workdir.test_logits import read_test_logits
 
@@ -152,8 +153,8 @@ def _predict(trained: Trained, part: Split, indices: np.ndarray) -> np.ndarray:
 def _model(trained: Trained) -> tuple[list[Row], dict[str, int]]:
     """Returns the layers and totals that the run itself printed."""
     params, _ = trained.variables
-    marks = [(p, FROZEN if group == FROZEN else 1.0) for p, group in trained.config.param_groups]
-    groups = assign_groups(params, marks)
-    frozen = {path for path, group in groups.items() if group == FROZEN}
+    groups = make_groups(params, plain(trained.config.param_groups), {}, lambda schedule: None)
     size = trained.image_size
-    return model_summary(trained.network, (size, size, 3), frozen)
+    return model_summary(
+        trained.network, (size, size, 3), frozen_paths(groups), group_words(groups)
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ class Row:
       parameters: number of parameters and batch statistics.
       flops: forward FLOPs for one image, two per multiply-add; 0 except for convolutions and dense
         layers.
-      state: "trained", "frozen" (stays in evaluation mode), "partly frozen", or "" for a trained
-        layer without parameters.
+      state: "trained", perhaps with how, "frozen" (stays in evaluation mode), "partly frozen", or
+        "" for a trained layer without parameters.
     """
 
     path: str
@@ -37,7 +38,10 @@ class Row:
 
 
 def layer_rows(
-    network: Network, image_shape: tuple[int, int, int], frozen: Collection[str] = frozenset()
+    network: Network,
+    image_shape: tuple[int, int, int],
+    frozen: Collection[str] = frozenset(),
+    how: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[Row]:
     """Returns the layers in the order of computation. Traces the network, computes nothing."""
     rows = []
@@ -48,7 +52,7 @@ def layer_rows(
             output = layer(*args)
             shape = output.shape[1:]
             size = sum(x.size for x in jax.tree.leaves(nnx.state(layer)))
-            state = "frozen" if still else _state(path, params, frozen)
+            state = "frozen" if still else _state(path, params, frozen, how)
             rows.append(Row(path, _kind(layer), shape, size, _flops(layer, shape), state))
             return output
 
@@ -76,7 +80,10 @@ def layer_rows(
 
 
 def model_summary(
-    network: Network, image_shape: tuple[int, int, int], frozen: Collection[str] = frozenset()
+    network: Network,
+    image_shape: tuple[int, int, int],
+    frozen: Collection[str] = frozenset(),
+    how: Mapping[str, str] = types.MappingProxyType({}),
 ) -> tuple[list[Row], dict[str, int]]:
     """Returns the layers and their totals.
 
@@ -84,13 +91,14 @@ def model_summary(
       network: the network.
       image_shape: (H, W, C).
       frozen: paths of the frozen parameters.
+      how: {path: words} of parameters that train otherwise than most, such as "at 0.1 x the rate".
 
     Returns:
       The layers, and a dict with `total` (parameters and batch statistics), `trained` and `frozen`
       (parameters), `statistics`, `flops_per_image` (forward) and `training_flops_per_image`
       (forward, and those gradients that are computed).
     """
-    rows = layer_rows(network, image_shape, frozen)
+    rows = layer_rows(network, image_shape, frozen, how)
     params, batch_stats = network.abstract()
     sizes = {path: math.prod(value.shape) for path, value in params.items()}
     return rows, {
@@ -143,9 +151,16 @@ def _training_flops(rows: Sequence[Row], frozen: Collection[str]) -> int:
     return total
 
 
-def _state(path: str, params: Collection[str], frozen: Collection[str]) -> str:
+def _state(
+    path: str, params: Collection[str], frozen: Collection[str], how: Mapping[str, str]
+) -> str:
     own = [name for name in params if name.startswith(f"{path}/")]
-    return "partly frozen" if any(name in frozen for name in own) else "trained" if own else ""
+    if any(name in frozen for name in own):
+        return "partly frozen"
+    words = dict.fromkeys(how.get(name, "") for name in own)
+    if len(words) > 1:
+        words = {"partly " + " and ".join(filter(None, words)): None}
+    return " ".join(["trained", *words]).strip() if own else ""
 
 
 def _mega(flops: int) -> str:

@@ -152,6 +152,17 @@ def make_tx(
     return optax.GradientTransformation(promote(tx.init), promote(tx.update))
 
 
+def group_words(groups: Mapping[str, Group]) -> dict[str, str]:
+    """Returns {path: words} of the parameters that train otherwise than most, for summaries."""
+    words = {}
+    for path, group in groups.items():
+        if isinstance(group, OwnOptimizer):
+            words[path] = f"by {group.spec['name']}"
+        elif group not in (1.0, FROZEN):
+            words[path] = f"at {group:g} x the rate"
+    return words
+
+
 def frozen_paths(groups: Mapping[str, Group]) -> frozenset[str]:
     """Returns the paths of the parameters that do not train."""
     return frozenset(path for path, group in groups.items() if group == FROZEN)

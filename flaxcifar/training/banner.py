@@ -7,6 +7,7 @@ import jax
 from flaxcifar import console
 from flaxcifar.devices import parallel
 from flaxcifar.models.summary import model_summary, summary_table
+from flaxcifar.optim.param_groups import group_words
 from flaxcifar.training.experiment import Experiment
 
 
@@ -14,7 +15,8 @@ def show_banner(experiment: Experiment, step: int, workdir: Path) -> None:
     """Prints the model, data, devices and length of a run that starts after `step`."""
     config, dataset, recipe = experiment.config, experiment.dataset, experiment.recipe
     shape = dataset.train.images.shape[1:]
-    layers, totals = model_summary(recipe.network, shape, recipe.frozen)
+    how = group_words(experiment.groups)
+    layers, totals = model_summary(recipe.network, shape, recipe.frozen, how)
     console.show(summary_table(layers, totals))
     console.say(
         f"{dataset.name}: {len(experiment.train_indices):,} training, "

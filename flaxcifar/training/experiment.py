@@ -58,6 +58,7 @@ class Experiment:
       train_indices, validation_indices: int32 positions in the training split.
       params, batch_stats: flat dicts of initial values.
       proxy: those of the network that selects examples, None without one.
+      groups: how each parameter trains, by path.
       schedule: factor of the learning rate by step.
       sizes: pairs (step, size): the size of training images before that step.
       remarks: lines to print in the banner.
@@ -73,6 +74,7 @@ class Experiment:
     params: Arrays
     batch_stats: Arrays
     proxy: tuple[Arrays, Arrays] | None
+    groups: Mapping[str, Group]
     schedule: optax.Schedule
     sizes: tuple[tuple[int, int], ...]
     remarks: tuple[str, ...]
@@ -165,6 +167,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
         params=params,
         batch_stats=batch_stats,
         proxy=proxy,
+        groups=groups,
         schedule=schedule,
         sizes=_sizes(config, network, recipe.total_steps),
         remarks=tuple(remarks),

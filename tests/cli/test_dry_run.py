@@ -26,11 +26,15 @@ def files(directory):
 
 
 def test_the_plan_is_printed_and_nothing_written(tmp_path, capsys):
-    changes = {"progressive_sizes": ((50, 6),), "param_groups": (("stage1", "frozen"),)}
+    changes = {
+        "progressive_sizes": ((50, 6),),
+        "param_groups": (("stage1", "frozen"), ("head", 0.1)),
+    }
     dry_run(quick.config(**changes, report=True), tmp_path / "new", seconds=0.2)
     text = capsys.readouterr().out
     assert not (tmp_path / "new").exists()
     assert "stage1/conv" in text and "frozen:" in text and "squares, fingerprint " in text
+    assert "trained at 0.1 x the rate" in text
     assert "for 18 steps" in text and "report.html" in text
     # Two validations of 48 images and the test split of 50.
     assert "for 146" in text

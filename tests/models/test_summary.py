@@ -122,6 +122,16 @@ def test_frozen_layers_are_told_from_trained_ones():
     assert f"{totals['total']:,}" in capture.get() and f"{totals['frozen']:,} frozen" in lines[-2]
 
 
+def test_layers_that_train_at_another_rate_say_so():
+    network = create("crcv")[0]
+    how = {"head/kernel": "at 0.1 x the rate", "stage1/conv1/kernel": "by muon"}
+    how |= dict.fromkeys(("stage1/norm1/scale", "stage1/norm1/bias"), "at 2 x the rate")
+    states = {row.path: row.state for row in model_summary(network, SHAPE, how=how)[0]}
+    assert states["head"] == "trained partly at 0.1 x the rate"  # its bias as most
+    assert states["stage1/norm1"] == "trained at 2 x the rate"
+    assert states["stage2/conv1"] == "trained" and states["stage1/conv1"].startswith("trained")
+
+
 def test_a_summary_computes_nothing(monkeypatch):
     network, _, _ = create("crcv")
     monkeypatch.setattr(jax, "jit", None)

@@ -61,7 +61,7 @@ def config(data_dir):
             "data.name": "odd_names",
             "data.dir": tiny.write(data_dir),
             "augment": (dict(name="pad_crop", padding=1),),
-            "param_groups": (("stage1", "frozen"),),
+            "param_groups": (("stage1", "frozen"), ("head", 0.5)),
         }
     )
 
@@ -277,7 +277,7 @@ def test_frozen_layers_are_marked(page):
     frozen = {path for path, state in states.items() if state == "frozen"}
     assert {"stage1/conv", "stage1/norm"} <= frozen
     assert not any(path.startswith(("stage2", "head")) for path in frozen)
-    assert states["head"] == "trained"
+    assert states["head"] == "trained at 0.5 x the rate"
 
 
 def test_a_run_in_progress_has_a_report_without_the_test_split(clone):
