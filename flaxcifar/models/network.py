@@ -9,9 +9,15 @@ import numpy as np
 from flax import nnx
 
 from flaxcifar import ops
+from flaxcifar.errors import UserError
 from flaxcifar.models import prng
 
 Arrays = dict[str, jax.Array]
+
+_REMEDY = (
+    "write Linen modules, also those in nnx.bridge.ToNNX, as nnx modules, with the dropout of "
+    "flaxcifar.models.layers"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +51,11 @@ class Network:
 
         Returns:
           The network, and a function from a seed to (parameters, batch statistics).
+
+        Raises:
+          UserError: the model is not an `nnx.Module` of parameters and batch statistics only.
         """
-        graphdef, *arrays = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        graphdef, *arrays = _split(nnx.eval_shape(lambda: _of_nnx(build(nnx.Rngs(0)))))
         shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
         # Uncompiled, layer by layer, initialisation takes several times as long.
         init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
@@ -120,8 +129,22 @@ def frozen_modules(model: nnx.Module, frozen: Collection[str]) -> Iterator[tuple
             yield prefix.removesuffix("/"), module
 
 
+def _of_nnx(model: nnx.Module) -> nnx.Module:
+    if not isinstance(model, nnx.Module):
+        kind = type(model)
+        raise UserError(
+            f"a model must be an nnx.Module, got {kind.__module__}.{kind.__name__}: {_REMEDY}"
+        )
+    return model
+
+
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays, Arrays]:
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graphdef, params, batch_stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    for path, variable in nnx.to_flat_state(rest):
+        raise UserError(
+            "a model may hold nnx.Param and nnx.BatchStat only, but "
+            f"{'/'.join(map(str, path))} is {type(variable).__name__}: {_REMEDY}"
+        )
     return graphdef, _flat(params), _flat(batch_stats)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+from flax import linen as nn
 from flax import nnx
 
 from flaxcifar.devices import parallel
@@ -267,3 +268,26 @@ def test_wrong_keywords_name_the_right_ones():
         create(dict(name="crcv", size="big"))
     with pytest.raises(UserError, match="dropout must be a number at least 0"):
         create(dict(name="resnet", dropout=1.5))
+
+
+class LinenNet(nn.Module):
+    @nn.compact
+    def __call__(self, images, seeds=None):
+        return nn.Dense(2)(jnp.mean(images, axis=(1, 2)))
+
+
+def bridged(rngs):
+    return nnx.bridge.lazy_init(nnx.bridge.ToNNX(LinenNet(), rngs=rngs), jnp.zeros((1, *SHAPE)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda rngs: LinenNet(), "must be an nnx.Module, got .*LinenNet: write Linen modules"),
+        (bridged, "to_nnx__rngs/.* is RngCount: write Linen modules, .*as nnx modules"),
+        (lambda rngs: nnx.Dropout(0.5, rngs=rngs), "is RngCount: .* dropout of flaxcifar.models"),
+    ],
+)
+def test_what_is_no_plain_nnx_model_is_refused_with_a_remedy(build, message):
+    with pytest.raises(UserError, match=message):
+        Network.create(build)
