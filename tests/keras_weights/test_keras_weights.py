@@ -35,7 +35,7 @@ SPECS = {
         dict(widths=(4, 8)),
         8,
     ),
-    "crcv": (dict(name="crcv", size="narrow"), keras_models.crcv, dict(stages=STAGES), 8),
+    "crcv": (dict(name="crcv", size="slim"), keras_models.crcv, dict(stages=STAGES), 8),
 }
 ENDINGS = ("legacy.h5", "whole.h5", ".weights.h5", ".keras")
 
@@ -43,7 +43,7 @@ ENDINGS = ("legacy.h5", "whole.h5", ".weights.h5", ".keras")
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A narrow crcv."""
-    monkeypatch.setitem(SIZES, "narrow", STAGES)
+    monkeypatch.setitem(SIZES, "slim", STAGES)
 
 
 def make_config(name, **changes):
@@ -370,7 +370,7 @@ CONFIG = """
 from flaxcifar.config import default_config
 def get_config():
     config = default_config()
-    config.model = dict(name="crcv", size="narrow")
+    config.model = dict(name="crcv", size="slim")
     config.data.image_size = 8
     config.ops.convolution = "xla"
     return config
