@@ -59,6 +59,8 @@ def _zero(meaning: str) -> str:
 FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 (0 = off) and below 1")
 NOT_EMPTY = Rule(lambda v: len(v) > 0, "with at least one item")
 
+Share = Annotated[float, between(0, 1)]
+
 # Steps and seeds are int32.
 MAX_STEPS = MAX_SEED = 2**31 - 1
 

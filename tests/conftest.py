@@ -11,8 +11,8 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-# Workers and subprocesses share decoded datasets through a directory of the first process, and
-# compiled programs through one that later runs find again; `pytest --cache-clear` empties it.
+# Workers and subprocesses share decoded datasets in a temporary directory, and compiled programs in
+# pytest's cache, where they persist until `pytest --cache-clear`.
 if "FLAXCIFAR_TEST_CACHE" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="flaxcifar-tests-")
     os.environ["FLAXCIFAR_TEST_CACHE"] = _cache.name

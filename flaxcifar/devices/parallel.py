@@ -28,7 +28,8 @@ _devices: contextvars.ContextVar[tuple[jax.Device, ...] | None] = contextvars.Co
 def all_devices() -> tuple[jax.Device, ...]:
     """Returns the devices that this thread's runs use: those of `using`, or all of all processes.
 
-    The devices of process 0 come first. Raises UserError if JAX finds no device.
+    The devices of process 0 come first. Raises UserError if JAX_PLATFORMS names a platform without
+    devices.
     """
     return _devices.get() or tuple(sorted(_found(), key=lambda d: (d.process_index, d.id)))
 
@@ -37,7 +38,9 @@ def _found() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
-        words = " ".join(str(error).split()) or "there is no such device"
+        if not jax.config.jax_platforms:
+            raise
+        words = " ".join(str(error).split()) or "no such device"
         raise UserError(
             f"JAX cannot use the platform {jax.config.jax_platforms!r} of JAX_PLATFORMS ({words}): "
             "`unset JAX_PLATFORMS` lets it choose"

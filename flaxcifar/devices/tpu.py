@@ -1,9 +1,9 @@
-"""TPUs: whether this machine has one, and libtpu where it has none."""
+"""Detects TPUs, and silences libtpu without one."""
 
 import os
 from pathlib import Path
 
-# Keep libtpu from asking its host and the network for these, and from printing what it lacks.
+# Without these libtpu asks its host and the network for them, and prints a trace.
 _QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -15,11 +15,11 @@ _QUIET = {
 
 
 def has_chips() -> bool:
-    """Whether this machine seems to have a TPU."""
+    """Returns whether this machine seems to have a TPU."""
     return any((*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")))
 
 
 def quiet_libtpu() -> None:
-    """Keeps libtpu from printing that there is no TPU; call it before JAX looks for devices."""
+    """Silences libtpu on machines without a TPU. Call it before JAX looks for devices."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

@@ -14,7 +14,7 @@ from flax import nnx
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS, Widths
 from flaxcifar.models.layers import BatchNorm, Conv, gelu, max_pool, silu
-from flaxcifar.rules import above, at_least, between
+from flaxcifar.rules import Share, above, at_least, between
 
 ACTIVATIONS = {"gelu": gelu, "silu": silu}
 _WHITENING_EPSILON = 5e-4  # added to the variances of patches of normalised images
@@ -185,7 +185,7 @@ def speednet(
     whitening_size: Annotated[int, at_least(1)] = 2,
     activation: Literal["gelu", "silu"] = "gelu",
     logit_scale: Annotated[float, above(0)] = 1 / 9,
-    norm_momentum: Annotated[float, between(0, 1)] = 0.6,
+    norm_momentum: Share = 0.6,
 ) -> nnx.Module:
     """A small network that learns in a few epochs.
 

@@ -153,7 +153,7 @@ def make_tx(
 
 
 def group_words(groups: Mapping[str, Group]) -> dict[str, str]:
-    """Returns {path: words} of the parameters that train otherwise than most, for summaries."""
+    """Returns {path: words} of the parameters whose group has a rate or optimizer of its own."""
     words = {}
     for path, group in groups.items():
         if isinstance(group, OwnOptimizer):

@@ -17,11 +17,10 @@ from jax.typing import ArrayLike
 from flaxcifar.config import resolve_durations
 from flaxcifar.errors import UserError
 from flaxcifar.optim import SCHEDULES
-from flaxcifar.rules import MAX_STEPS, above, at_least, between
+from flaxcifar.rules import MAX_STEPS, Share, above, at_least, between
 
 Steps = Annotated[int, between(0, MAX_STEPS)]
 Stride = Annotated[int, between(1, MAX_STEPS)]
-Share = Annotated[float, between(0, 1)]
 NotNegative = Annotated[float, at_least(0)]
 
 

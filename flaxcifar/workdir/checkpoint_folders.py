@@ -61,7 +61,7 @@ class CheckpointFolders:
         complaint = f"the checkpoint of step {steps[0]} is damaged: {self._damage(steps[0])}"
         if chosen is None:
             raise UserError(
-                f"{complaint}; there is no older one to use: choose another workdir to start over; "
+                f"{complaint}; no older one is intact: choose another workdir to start over; "
                 "nothing was changed"
             )
         if strict:

@@ -172,7 +172,6 @@ class Checkpoints:
         if jax.process_index():
             return
         text = json.dumps(record)
-
         size = sum(x.nbytes for x in packed.values())
 
         def fill(folder: Path) -> None:

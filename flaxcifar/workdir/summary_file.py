@@ -47,7 +47,7 @@ class Model(TypedDict):
 
 
 class Config(TypedDict):
-    """What readers of a summary need of the config."""
+    """The keys of the config that readers of a summary use."""
 
     model: Model
     test_views: str

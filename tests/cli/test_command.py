@@ -1,4 +1,4 @@
-"""What all commands do before they start."""
+"""The common start-up of all commands."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from flaxcifar.cli import command
 
 
 @pytest.mark.parametrize("tpu", [False, True])
-def test_libtpu_is_told_to_be_quiet_where_there_is_no_tpu(monkeypatch, tpu):
+def test_libtpu_is_silenced_without_a_tpu(monkeypatch, tpu):
     monkeypatch.setattr(command, "has_chips", lambda: tpu)
     monkeypatch.setattr(os, "environ", {})
     command.run_command(lambda _: None)
@@ -21,7 +21,7 @@ def test_libtpu_is_told_to_be_quiet_where_there_is_no_tpu(monkeypatch, tpu):
 @pytest.mark.skipif(
     command.has_chips() or importlib.util.find_spec("libtpu") is None, reason="libtpu, but no TPU"
 )
-def test_libtpu_prints_nothing_where_there_is_no_tpu():
+def test_libtpu_prints_nothing_without_a_tpu():
     code = (
         "import jax\n"
         "from flaxcifar.cli.command import run_command\n"

@@ -479,7 +479,7 @@ def test_the_rate_counts_the_time_of_every_step_however_often_it_is_saved(tmp_pa
     assert 16 / 2.0 <= summary(tmp_path)["timing"]["images_per_second"] <= 16 / 0.5
 
 
-def test_a_run_saves_every_so_many_steps_and_after_each_epoch(tmp_path, monkeypatch):
+def test_a_run_saves_every_few_steps_and_after_each_epoch(tmp_path, monkeypatch):
     saved, save = [], Checkpoints.save_latest
 
     def remember(self, step, arrays, record):

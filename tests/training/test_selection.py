@@ -76,7 +76,7 @@ def test_the_half_with_the_highest_losses_is_trained_on(monkeypatch):
         np.testing.assert_allclose(states[1].params[path], value, rtol=1e-4, atol=1e-6)
 
 
-def test_the_small_network_trains_on_every_so_many_batches():
+def test_the_small_network_trains_on_every_second_batch():
     exp = experiment.build(tiny.config(**CHANGES))
     states, _ = run(exp, steps=4)
     changed = [

@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_skipped_with_its_best(tmp_path, part, capsys):
             checkpoints.restore_best(strict=True)
         (tmp_path / "checkpoints" / "latest" / "3" / "manifest.json").unlink()
         with pytest.raises(
-            UserError, match="record.json.*; there is no older one to use: .*nothing was changed"
+            UserError, match="record.json.*; no older one is intact: .*nothing was changed"
         ):
             checkpoints.restore_latest(make_state())
 
@@ -120,7 +120,7 @@ def test_a_damaged_best_without_an_older_one_is_named(tmp_path):
     with pytest.raises(UserError) as caught:
         read_best(tmp_path)
     assert f"{place}/best/4/layout.json has changed since it was written" in str(caught.value)
-    assert f"while {place}/latest/4 is intact; there is no older one" in str(caught.value)
+    assert f"while {place}/latest/4 is intact; no older one" in str(caught.value)
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", "\xff", None])

@@ -9,9 +9,7 @@ import numpy as np
 from flaxcifar.data.augment import AUGMENTATIONS
 from flaxcifar.data.augment.checks import require_within
 from flaxcifar.data.augment.keys import Random
-from flaxcifar.rules import at_least, between
-
-Share = Annotated[float, between(0, 1)]
+from flaxcifar.rules import Share, at_least, between
 
 
 @AUGMENTATIONS.register
