@@ -86,7 +86,12 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     mesh = Mesh(np.array(devices or all_devices()), (AXIS,))
     placed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
     # The caller may donate the result, so it must not share memory with `tree`.
-    return jax.tree.map(jnp.copy, placed)
+    return _copied(placed)
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def any_process(flag: bool) -> jax.Array:

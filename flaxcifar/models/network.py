@@ -58,8 +58,8 @@ class Network:
         graphdef, *arrays = _split(nnx.eval_shape(lambda: _of_nnx(build(nnx.Rngs(0)))))
         shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
         # Uncompiled, layer by layer, initialisation takes several times as long.
-        init = jax.jit(lambda key: _split(build(nnx.Rngs(key)))[1:])
-        return cls(graphdef, *shapes, convolution), lambda seed: init(prng.key(seed))
+        init = jax.jit(lambda seed: _split(build(nnx.Rngs(prng.key(seed))))[1:])
+        return cls(graphdef, *shapes, convolution), lambda seed: init(np.uint32(seed))
 
     def fitted(
         self, params: Arrays, batch_stats: Arrays, sample: Callable[[], np.ndarray]

@@ -47,6 +47,6 @@ _IMPL = define_prng_impl(
 )
 
 
-def key(seed: int) -> jax.Array:
+def key(seed: int | jax.Array) -> jax.Array:
     """Returns a key for `jax.random` and `nnx.Rngs`."""
     return jax.random.key(seed, impl=_IMPL)

@@ -1,5 +1,7 @@
 """Start-up check that this machine computes convolutions and sums correctly."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,11 @@ _TOLERANCE = {"float32": 1e-4, "tf32": 1e-3, "bfloat16": 2e-2}
 _FLOAT32_AS = {"gpu": "tf32", "tpu": "bfloat16"}
 
 
+@functools.cache
 def self_test(backend: str, dtype: str = "float32") -> None:
     """Compares a convolution, its gradients and BatchNorm's sums with NumPy in float64.
+
+    A process tests a backend and dtype once, however many runs it trains.
 
     The shapes exercise the backend with and without Winograd's algorithm. The sums are checked
     because jaxlib 0.10.2 has a fused CPU reduction (YNN) that is silently wrong for some programs
@@ -30,9 +35,9 @@ def self_test(backend: str, dtype: str = "float32") -> None:
     multiplied = _FLOAT32_AS.get(jax.default_backend(), dtype) if dtype == "float32" else dtype
     tolerance = _TOLERANCE[multiplied]
     rng = np.random.default_rng(0)
-    x, dy = (jnp.asarray(rng.normal(size=(4, 16, 16, 16)), dtype) for _ in range(2))
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 16, 16)), dtype)
-    rows = jnp.asarray(rng.normal(size=(32769, 16)) + 1, jnp.float32)
+    x, dy = (rng.normal(size=(4, 16, 16, 16)).astype(jnp.dtype(dtype)) for _ in range(2))
+    kernel = rng.normal(size=(3, 3, 16, 16)).astype(jnp.dtype(dtype))
+    rows = (rng.normal(size=(32769, 16)) + 1).astype(np.float32)
 
     @jax.jit
     def run(x, kernel, dy, rows):

@@ -155,7 +155,8 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
         **lengths,
     )
     hyperparams = _hyperparams(config, normalization)
-    recipe.make_tx(hyperparams.optimizer)  # raises mistakes before anything is written
+    # Raises mistakes before anything is written.
+    jax.eval_shape(lambda values: recipe.make_tx(values).init(params), hyperparams.optimizer)
     return Experiment(
         config=config,
         dataset=dataset,

@@ -1,6 +1,7 @@
 """Training and evaluation steps, as pure functions of one device's share of a batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -119,6 +120,7 @@ class Recipe:
         return self.identity, self.image_size
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def create_state(
     recipe: Recipe,
     hyperparams: Hyperparams,
