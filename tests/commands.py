@@ -19,8 +19,6 @@ def run(place, module, *args, code=0, without=(), after="", devices=2):
         f"import runpy, sys; {blocked}{after}\nrunpy.run_module({module!r}, run_name='__main__')"
     )
     environment = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
-    # A config may import tiny.
-    environment["PYTHONPATH"] = f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run(
         [sys.executable, "-c", start, *map(str, args)],
         cwd=place,

@@ -8,14 +8,19 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+# Programs compile faster and run slower.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# Subprocesses import what the tests import.
+_tests = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join([str(_tests.parent), str(_tests)])
 
 # Workers and subprocesses share decoded datasets in a temporary directory, and compiled programs in
 # pytest's cache, where they persist until `pytest --cache-clear`.
 if "FLAXCIFAR_TEST_CACHE" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="flaxcifar-tests-")
     os.environ["FLAXCIFAR_TEST_CACHE"] = _cache.name
-_compiled = Path(__file__).parents[1] / ".pytest_cache/d/jax"
+_compiled = _tests.parent / ".pytest_cache/d/jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_compiled)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

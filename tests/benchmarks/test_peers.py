@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import jobs
 from benchmarks.jobs import Job
-from benchmarks.peers import keras_peer
 from benchmarks.peers.flaxcifar_peer import write_arrays
 from benchmarks.peers.peer import read_arrays
 from flaxcifar.data.dataset import Dataset, Split
@@ -69,6 +68,8 @@ def trained(job):
 
 @pytest.mark.parametrize("model", sorted(NARROW.keys() - {"speednet"}))
 def test_all_frameworks_have_the_same_network(job_and_loss):
+    from benchmarks.peers import keras_peer
+
     job, expected = job_and_loss
     frozen = dataclasses.replace(job, frozen="stage1|stage2")
     trained_size = sum(read_arrays(job)[0][path].size for path in trained(frozen))

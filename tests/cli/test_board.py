@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -81,9 +80,8 @@ def test_tensorboard_ends_with_the_command_whatever_ends_that(runs, tmp_path, nu
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "main.py").write_text(FAKE)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "flaxcifar", "board", str(runs)]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
 
     def ended():
         """Whether TensorBoard has given its lock back; its number may stay as that of a zombie."""

@@ -1,8 +1,6 @@
 """The comparison of two runs, and the command."""
 
 import json
-import os
-import sys
 
 import jax
 import pytest
@@ -46,7 +44,6 @@ def test_another_seed_is_another_state(one, tmp_path):
 
 def test_the_command(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("XLA_FLAGS", "")
     # All but the first process find their programs in the cache.
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -214,7 +214,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     assert code.count('"--config.total_epochs=1"') == 1
     assert code.count('"--config.total_steps=20"') == 1
     # A step by itself compiles faster than a loop over steps.
-    small = '"--config.steps_per_dispatch=1", "--config.data.validation_percent=1"'
+    small = '"--config.steps_per_dispatch=1", "--config.data.image_size=16"'
     shorter = f'"--config.total_steps=70", "--config.batch_size=64", {small}'
     code = code.replace('"--config.total_epochs=1"', shorter)
     code = code.replace('"--config.total_steps=20"', f'"--config.total_steps=2", {small}')

@@ -13,11 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import quick
-import tiny
 from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -172,12 +170,10 @@ def test_configs_and_flags(earlier, monkeypatch, capsys, overrides, flags):
 @given(overrides)
 def test_whole_processes(earlier, overrides):
     place, before = earlier.parent, contents(earlier)
-    environment = os.environ | {"PYTHONPATH": str(Path(tiny.__file__).parent)}
     command = [sys.executable, "-m", "flaxcifar.main", "--config", "config.py", "--workdir", "new"]
     done = subprocess.run(
         [*command, "--config.total_steps=2", *overrides],
         cwd=place,
-        env=environment,
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -11,6 +11,13 @@ from flaxcifar.errors import UserError
 module = importlib.import_module("flaxcifar.ops.self_test")
 
 
+@pytest.fixture(autouse=True)
+def untested():
+    ops.self_test.cache_clear()
+    yield
+    ops.self_test.cache_clear()
+
+
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 def test_this_machine_is_right(path, dtype):
     ops.self_test(path, dtype)
@@ -42,6 +49,7 @@ def test_accelerators_may_multiply_float32_numbers_as_shorter_ones(platform, err
     monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * factor)
     monkeypatch.setattr(module.jax, "default_backend", lambda: platform)
     ops.self_test("xla")
+    ops.self_test.cache_clear()
     factor = 1 + 4 * error
     with pytest.raises(UserError, match="is wrong on this machine"):
         ops.self_test("xla")
