@@ -3,9 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-TESTS = Path(__file__).parent
 
 
 def run(place, module, *args, code=0, without=(), after="", devices=2):

@@ -8,13 +8,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
-# Programs compile faster and run slower.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# Subprocesses import what the tests import.
+# Subprocesses find the packages and the helpers that the tests import.
 _tests = Path(__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join([str(_tests.parent), str(_tests)])
+_path = [str(_tests.parent), str(_tests), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _path))
 
 # Workers and subprocesses share decoded datasets in a temporary directory, and compiled programs in
 # pytest's cache, where they persist until `pytest --cache-clear`.

@@ -89,7 +89,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     return _copied(placed)
 
 
-@jax.jit
+@jax.jit  # one program for the tree, instead of one for every shape
 def _copied(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 

@@ -48,5 +48,5 @@ _IMPL = define_prng_impl(
 
 
 def key(seed: int | jax.Array) -> jax.Array:
-    """Returns a key for `jax.random` and `nnx.Rngs`."""
+    """Returns a key for `jax.random` and `nnx.Rngs`, given an integer scalar."""
     return jax.random.key(seed, impl=_IMPL)

@@ -19,7 +19,7 @@ _FLOAT32_AS = {"gpu": "tf32", "tpu": "bfloat16"}
 def self_test(backend: str, dtype: str = "float32") -> None:
     """Compares a convolution, its gradients and BatchNorm's sums with NumPy in float64.
 
-    A process tests a backend and dtype once, however many runs it trains.
+    Later calls in the same process return at once.
 
     The shapes exercise the backend with and without Winograd's algorithm. The sums are checked
     because jaxlib 0.10.2 has a fused CPU reduction (YNN) that is silently wrong for some programs

@@ -120,7 +120,7 @@ class Recipe:
         return self.identity, self.image_size
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)  # uncompiled, it runs a program for every shape
 def create_state(
     recipe: Recipe,
     hyperparams: Hyperparams,

@@ -48,6 +48,22 @@ def test_donated_state_is_reused(wrapper):
     assert state["w"].is_deleted()
 
 
+def test_donated_replicas_leave_their_source_alone():
+    compiled = parallel.pmap(step, replicated=2, batch_axis=1, donate=(0,))
+    source = parallel.replicate({"w": np.ones((3, 2), np.float32), "n": np.int32(0)})
+    state = parallel.replicate(source)
+    compiled(state, jnp.float32(0.1), {"x": np.ones((1, 16, 3), np.float32)})
+    assert state["w"].is_deleted()
+    np.testing.assert_array_equal(source["w"], np.ones((3, 2)))
+
+
+def test_one_program_copies_a_tree_of_any_shapes(caplog):
+    tree = [np.ones((11, count), np.float32) for count in range(1, 6)]
+    with jax.log_compiles():
+        parallel.replicate(tree)
+    assert len([r for r in caplog.records if r.getMessage().startswith("Compiling")]) == 1
+
+
 def test_many_dispatches_on_many_cpu_devices_do_not_lock_up():
     compiled = parallel.pmap(step, replicated=2, batch_axis=1, donate=(0,))
     state = {"w": jnp.ones((3, 2)), "n": jnp.int32(0)}

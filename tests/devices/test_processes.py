@@ -265,6 +265,14 @@ def test_interrupted_runs_of_two_resume_to_the_same_results(pair, job):
     assert results(root / job) == results(root / "long")
 
 
+def test_processes_start_with_everything_imported():
+    code = "import sys; sys.exit('processes_worker' not in sys.modules)"
+    process = FORKED.Process(target=exec, args=(code,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
 def test_flags_that_are_incomplete_are_named():
     parser = argparse.ArgumentParser()
     processes.add_flags(parser)

@@ -213,7 +213,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     # A quarter of an epoch, in smaller batches.
     assert code.count('"--config.total_epochs=1"') == 1
     assert code.count('"--config.total_steps=20"') == 1
-    # A step by itself compiles faster than a loop over steps.
+    # Small images train faster, and a single step compiles faster than a loop over steps.
     small = '"--config.steps_per_dispatch=1", "--config.data.image_size=16"'
     shorter = f'"--config.total_steps=70", "--config.batch_size=64", {small}'
     code = code.replace('"--config.total_epochs=1"', shorter)

@@ -23,6 +23,12 @@ def test_this_machine_is_right(path, dtype):
     ops.self_test(path, dtype)
 
 
+def test_a_process_is_tested_once(monkeypatch):
+    ops.self_test("xla")
+    monkeypatch.setattr(module, "convolution", None)
+    ops.self_test("xla")
+
+
 def test_a_wrong_convolution_is_found(monkeypatch):
     right = module.convolution
     monkeypatch.setattr(module, "convolution", lambda *a, **k: right(*a, **k) * 1.001)
