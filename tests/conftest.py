@@ -1,6 +1,7 @@
 """Eight CPU devices and no implicit promotion for every test, set before anything imports JAX."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 _tests = Path(__file__).parent
 _path = [str(_tests.parent), str(_tests), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _path))
+
+# Started as a background job of a script, pytest ignores SIGINT, and so would its subprocesses.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Workers and subprocesses share decoded datasets in a temporary directory, and compiled programs in
 # pytest's cache, where they persist until `pytest --cache-clear`.

@@ -81,7 +81,6 @@ def test_tensorboard_ends_with_the_command_whatever_ends_that(runs, tmp_path, nu
     (package / "__init__.py").touch()
     (package / "main.py").write_text(FAKE)
     command = [sys.executable, "-m", "flaxcifar", "board", str(runs)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
 
     def ended():
         """Whether TensorBoard has given its lock back; its number may stay as that of a zombie."""
@@ -92,30 +91,31 @@ def test_tensorboard_ends_with_the_command_whatever_ends_that(runs, tmp_path, nu
                 return False
         return True
 
-    try:
-        assert wait_for((tmp_path / "ready").exists) and not ended()
-        process.send_signal(number)
-        process.communicate(timeout=30)
-        assert wait_for(ended)
-    finally:
-        process.kill()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        try:
+            assert wait_for((tmp_path / "ready").exists) and not ended()
+            process.send_signal(number)
+            process.communicate(timeout=30)
+            assert wait_for(ended)
+        finally:
+            process.kill()
 
 
 def test_tensorboard_answers_until_it_is_interrupted(runs):
     port = board.free_port(None)
     command = [sys.executable, "-m", "flaxcifar", "board", str(runs), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        for _ in range(300):
-            try:
-                page = urllib.request.urlopen(f"http://localhost:{port}/", timeout=5).read()
-                break
-            except OSError:
-                time.sleep(0.2)
-        assert b"TensorBoard" in page
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            for _ in range(300):
+                try:
+                    page = urllib.request.urlopen(f"http://localhost:{port}/", timeout=5).read()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            assert b"TensorBoard" in page
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert f"2 runs: http://localhost:{port}/" in output
