@@ -1,6 +1,6 @@
 """Every knob at its default.
 
-    flaxcifar train --config configs/default.py
+    flaxcifar train --config default
 
 docs/reference/config.md lists the knobs. flaxcifar/config/knobs.py declares them.
 """

@@ -1,6 +1,6 @@
 """ResNet with dropout, after iamssr02/CIFAR-100-Classification-using-Custom-Model.
 
-    flaxcifar train --config configs/resnet.py
+    flaxcifar train --config resnet
 
 Published for the recipe in Keras: 64.89 % on CIFAR-100 after 30 + 20 epochs with one optimizer
 state, 182 s an epoch on a Colab GPU. Not measured here: all 50 epochs.

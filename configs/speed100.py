@@ -1,6 +1,6 @@
 """CIFAR-100 in ten epochs: residual convolutions trained by Muon, small images first.
 
-    flaxcifar train --config configs/speed100.py
+    flaxcifar train --config speed100
 
 Based on recipes that reach 75 % in 8 to 10 epochs (futurebiohackers, NAVIER-STOKED), with this
 project's network. Not measured on CIFAR-100. On tinyimagenet100, a dataset of the same shape, 2

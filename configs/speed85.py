@@ -1,6 +1,6 @@
 """CIFAR-10 to 85 % in minutes on a laptop: speed94's recipe, fewer epochs, smaller images.
 
-    flaxcifar train --config configs/speed85.py
+    flaxcifar train --config speed85
 
 JPEG copies of CIFAR-10 (quality 75), 2 cores of an AMD EPYC (Zen 4), cold process:
 

@@ -1,6 +1,6 @@
 """CIFAR-10 in minutes, after airbench94_muon, which reaches 94 % on the original images.
 
-    flaxcifar train --config configs/speed94.py
+    flaxcifar train --config speed94
 
 JPEG copies of CIFAR-10 (quality 75), cold process, test accuracy in percent:
 

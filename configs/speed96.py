@@ -1,6 +1,6 @@
 """CIFAR-10 beyond speed94, after airbench96_faster: trains on the hardest half of each batch.
 
-    flaxcifar train --config configs/speed96.py
+    flaxcifar train --config speed96
 
 Published for the recipe in PyTorch: 96.00 % with several views (n = 200), 27.3 s on an A100.
 JPEG copies of CIFAR-10 (quality 75), one NVIDIA H200: 22 s of training and 33 s of compilation,

@@ -1,6 +1,6 @@
 """VGG16 with the recipe of cifar-vgg (https://github.com/geifmany/cifar-vgg).
 
-    flaxcifar train --config configs/vgg.py
+    flaxcifar train --config vgg
 
 Published for the recipe in Keras: 70.48 % on CIFAR-100 and 93.56 % on CIFAR-10 after 250 epochs,
 with the test split used for validation. Not measured here: all 250 epochs.

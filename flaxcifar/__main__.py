@@ -7,7 +7,7 @@ from flaxcifar.cli.command import COMMANDS, load_command, run_command
 from flaxcifar.devices.memory import restart_with_huge_pages
 from flaxcifar.errors import UserError, suggestion
 
-_EXAMPLE = "flaxcifar train --config configs/quickstart.py --workdir runs/first"
+_EXAMPLE = "flaxcifar train --config quickstart --workdir runs/first"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python docs/pictures/make.py
 
-Run it in the root of the repository. It trains `configs/quickstart.py`, which takes a minute or
+Run it in the root of the repository. It trains the config `quickstart`, which takes a minute or
 two, and photographs the report with headless Chromium.
 """
 
@@ -19,7 +19,7 @@ from flaxcifar.cli import train
 
 FOLDER = Path(__file__).resolve().parent
 WORKDIR = Path("runs/quickstart")
-COMMAND = f"flaxcifar train --config configs/quickstart.py --workdir {WORKDIR}"
+COMMAND = f"flaxcifar train --config quickstart --workdir {WORKDIR}"
 # The elements of the report that are shown, in two columns.
 COLUMNS = ("header, .figures, #curves", "#confusion")
 WIDTH, HEIGHT = 1000, 1230  # pixels of a column

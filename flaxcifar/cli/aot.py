@@ -1,6 +1,6 @@
 """Compiles training for a TPU slice, on a machine without one.
 
-    flaxcifar aot --config configs/vgg.py --topology v5e:4x4
+    flaxcifar aot --config vgg --topology v5e:4x4
 
 Prints the memory, operations, communication and estimated time of the very
 steps that training runs. Needs pip install -e ".[aot]", but neither a TPU nor
@@ -28,9 +28,9 @@ from flaxcifar.workdir.json_files import write_json
 
 def parser() -> Parser:
     """Returns the flags; unknown arguments are values of config keys."""
-    result = Parser("aot", __doc__, "--config FILE [--config.KEY=VALUE ...] [FLAGS]")
+    result = Parser("aot", __doc__, "--config CONFIG [--config.KEY=VALUE ...] [FLAGS]")
     add = result.add_argument
-    add("--config", required=True, metavar="FILE", help="a Python file with a get_config()")
+    result.add_config(required=True)
     words = "v5e:1x1, v6e:16x16, v5p:2x2x1, ...; default v5e:4x4"
     add("--topology", default="v5e:4x4", metavar="NAME", help=words)
     add("--classes", type=int, metavar="N", help="needed unless the dataset is CIFAR")

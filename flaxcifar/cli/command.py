@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flaxcifar.devices.tpu import has_chips, quiet_libtpu
 from flaxcifar.errors import RunError, UserError
@@ -49,6 +49,10 @@ class Parser(argparse.ArgumentParser):
             ),
             allow_abbrev=False,
         )
+
+    def add_config(self, words: str = "a shipped config or a Python file", **options: Any) -> None:
+        """Adds the flag --config, of which `config.load` reads the value."""
+        self.add_argument("--config", metavar="CONFIG", help=words, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError instead of printing the usage and exiting."""

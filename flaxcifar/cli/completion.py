@@ -16,13 +16,27 @@ from flaxcifar.cli.command import COMMANDS, Parser, load_command
 from flaxcifar.config import default_config, to_json
 from flaxcifar.config.changes import flatten
 from flaxcifar.config.knobs import KNOBS
+from flaxcifar.config.load import shipped
 from flaxcifar.data.sources import SOURCES
 from flaxcifar.models import MODELS
 from flaxcifar.optim import SCHEDULES
 from flaxcifar.optim.optimizers import optimizer_names
 
+_CONFIGS = " ".join(shipped())
 # Completion of a flag's value, by the metavar of the flag.
-KINDS = {"FILE": shtab.FILE, "IMAGE_OR_FOLDER": shtab.FILE, "DIR": shtab.DIRECTORY}
+KINDS = {
+    "FILE": shtab.FILE,
+    "IMAGE_OR_FOLDER": shtab.FILE,
+    "DIR": shtab.DIRECTORY,
+    # The shipped configs and files.
+    "CONFIG": shtab.FILE
+    | {
+        "bash": "_flaxcifar_configs",
+        "zsh": f"{{compadd {_CONFIGS}; _files}}",
+        "fish": f"(string split ' ' '{_CONFIGS}'; __fish_complete_path (commandline -ct))",
+        "preamble": {"bash": f'_flaxcifar_configs() {{ compgen -f -W "{_CONFIGS}" -- $1; }}'},
+    },
+}
 
 
 def all_commands() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Checks that this machine can train, and says how to fix what is wrong.
 
-    flaxcifar doctor --config configs/vgg.py
+    flaxcifar doctor --config vgg
 
 With a config, its dataset is loaded, too, but not downloaded. The exit code is
 1 if training would fail.
@@ -209,8 +209,8 @@ def examine(config: Any = None) -> Iterator[Finding]:
 
 def parser() -> Parser:
     """Returns the flags; unknown arguments are values of config keys."""
-    result = Parser("doctor", __doc__, "[--config FILE [--config.KEY=VALUE ...]]")
-    result.add_argument("--config", metavar="FILE", help="the config that you want to train")
+    result = Parser("doctor", __doc__, "[--config CONFIG [--config.KEY=VALUE ...]]")
+    result.add_config("the config that you want to train")
     return result
 
 

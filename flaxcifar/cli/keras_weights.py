@@ -1,7 +1,7 @@
 """Converts weights from and to Keras files.
 
     flaxcifar keras_weights read cifar100vgg.h5 --workdir runs/vgg \\
-        --config configs/vgg.py
+        --config vgg
     flaxcifar keras_weights write vgg.weights.h5 --workdir runs/first
 
 read makes a workdir, for evaluate, predict and init_from, from a Keras file.
@@ -59,8 +59,7 @@ def parser() -> Parser:
     add("direction", choices=("read", "write"))
     add("file", type=Path, metavar="FILE", help=".weights.h5, .keras or .h5")
     add("--workdir", required=True, metavar="DIR", help="read: a new folder; write: a run")
-    words = "read: model and data; also --config.KEY=VALUE"
-    add("--config", metavar="FILE", help=words)
+    result.add_config("read: model and data; also --config.KEY=VALUE")
     add("--mean", help="read: of the pixels; default: the data's")
     add("--std", help="read: one number or three: 1,2,3")
     add("--class_names", type=Path, metavar="FILE", help="read: one name per line")

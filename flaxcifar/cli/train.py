@@ -1,6 +1,6 @@
 """Trains a config. The same command resumes an interrupted run.
 
-    flaxcifar train --config configs/vgg.py --workdir runs/first \\
+    flaxcifar train --config vgg --workdir runs/first \\
         --config.total_epochs=50 --config.optimizer.learning_rate=0.05
 """
 
@@ -18,9 +18,9 @@ from flaxcifar.workdir.run_folder import fresh_workdir
 
 def parser() -> Parser:
     """Returns the flags; unknown arguments are values of config keys."""
-    result = Parser("train", __doc__, "--config FILE [--config.KEY=VALUE ...] [FLAGS]")
+    result = Parser("train", __doc__, "--config CONFIG [--config.KEY=VALUE ...] [FLAGS]")
     add = result.add_argument
-    add("--config", required=True, metavar="FILE", help="a Python file with a get_config()")
+    result.add_config(required=True)
     add("--workdir", metavar="DIR", help="for results and checkpoints; default: new, in runs/")
     add("--dry_run", action="store_true", help="print the plan, with times; write nothing")
     add("--seeds", type=int, default=1, metavar="N", help="train N seeds: mean and spread")

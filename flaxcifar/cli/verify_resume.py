@@ -1,6 +1,6 @@
 """Checks that killed runs resume exactly.
 
-    flaxcifar verify_resume --config configs/quickstart.py --kills 10
+    flaxcifar verify_resume --config quickstart --kills 10
 
 Trains the config twice: once without interruption, and once killing the process
 (SIGKILL) at random moments and resuming. Both must end with bit-identical
@@ -30,9 +30,9 @@ from flaxcifar.workdir import names
 
 def parser() -> Parser:
     """Returns the flags; unknown arguments are values of config keys."""
-    result = Parser("verify_resume", __doc__, "--config FILE [--config.KEY=VALUE ...]")
+    result = Parser("verify_resume", __doc__, "--config CONFIG [--config.KEY=VALUE ...]")
     add = result.add_argument
-    add("--config", required=True, metavar="FILE", help="a Python file with a get_config()")
+    result.add_config(required=True)
     add("--steps", type=int, default=40, metavar="N", help="length of the run; default 40")
     add("--kills", type=int, default=5, metavar="N", help="default 5")
     add("--seed", type=int, default=0, metavar="N", help="random seed of the moments of the kills")

@@ -1,6 +1,7 @@
-"""Loads a config from its Python file and applies command-line overrides."""
+"""Loads a shipped config or a Python file and applies command-line overrides."""
 
 import ast
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,24 +12,34 @@ from ml_collections import ConfigDict
 from flaxcifar.config.check import check
 from flaxcifar.config.defaults import default_config, from_json, plain
 from flaxcifar.config.knobs import NAMED
-from flaxcifar.errors import UserError
+from flaxcifar.errors import UserError, suggestion
 from flaxcifar.rules import describe
 
+# The shipped configs are in a package that was installed from a wheel, and next to a clone's.
+_WHEEL, _CLONE = (folder / "configs" for folder in Path(__file__).parents[1:3])
+_SHIPPED = _WHEEL if _WHEEL.is_dir() else _CLONE
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+
+def shipped() -> list[str]:
+    """Returns the names of the shipped configs."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.py"))
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """Returns the validated config of a Python file, with `overrides` applied.
 
     Args:
-      path: a Python file that defines `get_config()`.
+      path_or_name: a Python file that defines `get_config()`, or the name of a shipped config. Text
+        with a path separator or the suffix `.py` is a path.
       overrides: arguments `--config.some.key=value`, or key and value as two arguments. The value
         of a string key is taken literally. All others are Python literals (`0.1`, `true`,
         `(60, 120)`, `dict(name="cutout", size=8)`). Choosing another model, optimizer or schedule
         by name drops the keywords of the previous one, except an optimizer's learning rate.
 
     Raises:
-      UserError: the file cannot be run, or a key or value is invalid.
+      UserError: there is no such config, its file cannot be run, or a key or value is invalid.
     """
-    config = plain(_get_config(Path(path)))
+    config = plain(_get_config(_find(str(path_or_name))))
     assignments = _assignments(overrides)
     for key, text in assignments.items():
         section, _, leaf = key.rpartition(".")
@@ -42,6 +53,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     config = _filled(config, plain(default_config()))
     check(config)
     return from_json(config)
+
+
+def _find(path_or_name: str) -> Path:
+    if path_or_name.endswith(".py") or {"/", os.sep} & set(path_or_name):
+        return Path(path_or_name)
+    names = shipped()
+    if path_or_name not in names:
+        raise UserError(
+            f"no config {path_or_name!r}{suggestion(path_or_name, names)} (there are: "
+            f"{', '.join(names)}; a file of yours needs its .py)"
+        )
+    return _SHIPPED / f"{path_or_name}.py"
 
 
 def _get_config(path: Path) -> Mapping:

@@ -42,6 +42,21 @@ def test_commands_are_run_by_name():
     assert flaxcifar("--version").stdout == f"flaxcifar {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "command", ["train", "aot", "doctor", "verify_resume", "keras_weights read x.h5 --workdir x"]
+)
+def test_every_config_flag_takes_a_name(command):
+    name, *flags = command.split()
+    with pytest.raises(UserError, match="no config 'vg'; did you mean 'vgg'"):
+        load_command(name).main([*flags, "--config", "vg"])
+
+
+def test_an_unknown_config_ends_with_code_2():
+    found = flaxcifar("train", "--config", "quikstart")
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert found.stderr.startswith("flaxcifar: no config 'quikstart'; did you mean 'quickstart'?")
+
+
 def test_an_unknown_command_is_one_line():
     found = flaxcifar("trian")
     assert found.returncode == 2
@@ -67,6 +82,9 @@ def test_help_names_every_command():
         ("train --config.model.name vg", "vgg16"),
         ("train --config.optimizer.name mu", "muon"),
         ("predict --config", ""),
+        ("train --config qui", "quickstart"),
+        ("train --config speed9", "speed94 speed96"),
+        ("train --config /etc/hostn", "/etc/hostname"),
     ],
 )
 def test_bash_completes(line, expected, tmp_path):

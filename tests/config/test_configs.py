@@ -29,7 +29,7 @@ def dataset():
 def test_every_config_starts_with_its_command():
     for path in CONFIGS:
         head = path.read_text().split('"""')[1]
-        assert f"\n    flaxcifar train --config configs/{path.name}" in head
+        assert f"\n    flaxcifar train --config {path.stem}" in head
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from flaxcifar.config import default_config, load, to_json
+from flaxcifar.config.load import shipped
 from flaxcifar.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 START = "from flaxcifar.config import default_config\ndef get_config():\n    c = default_config()\n"
 
@@ -87,6 +91,34 @@ def test_a_wrong_file_is_one_line_that_starts_with_its_path(tmp_path, text, mess
     if text is not None:
         path.write_text(text)
     assert error(path).startswith(str(path)) and message in error(path)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_configs_are_found_by_name_in_any_folder(tmp_path, monkeypatch, name):
+    by_path = load(CONFIGS / f"{name}.py")
+    monkeypatch.chdir(tmp_path)
+    # A folder of the same name does not matter.
+    (tmp_path / name).mkdir()
+    assert load(name) == by_path
+
+
+def test_the_shipped_configs_are_those_of_the_repository():
+    assert shipped() == sorted(path.stem for path in CONFIGS.iterdir() if path.suffix == ".py")
+    assert {"quickstart", "vgg"} < set(shipped())
+
+
+def test_a_value_with_a_separator_or_py_is_a_path(tmp_path, plain, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("vgg.py").write_text(plain.read_text())
+    Path("extensionless").write_text(plain.read_text())
+    assert load("vgg.py") == load("./extensionless") == load(plain) != load("vgg")
+    assert error("./vgg") == "vgg: no such config file"
+
+
+def test_an_unknown_name_is_one_line_with_a_suggestion():
+    found = error("quikstart")
+    assert found.startswith("no config 'quikstart'; did you mean 'quickstart'? (there are: crcv, ")
+    assert all(name in found for name in shipped())
 
 
 def test_a_replaced_section_is_checked(tmp_path):
