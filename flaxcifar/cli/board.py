@@ -148,8 +148,12 @@ def main(argv: list[str]) -> None:
     else:
         named = (f"{path.resolve().name}:{path}" for path in flags.directories)
         command += ["--logdir_spec", ",".join(named)]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, preexec_fn=_ending_with(os.getpid()), **pipes) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=_ending_with(os.getpid()),
+    ) as process:
         try:
             _, errors = process.communicate()
         except KeyboardInterrupt:

@@ -154,7 +154,7 @@ def evaluation_rate(experiment: Experiment, state: Any, limit: float) -> float:
     )
     test: Split = experiment.dataset.test
     some = np.arange(min(len(test), config.eval_batch_size))
-    taken = []
+    taken: list[float] = []
     while len(taken) < 2 or sum(taken[1:]) < limit and len(taken) < 20:
         began = time.perf_counter()
         evaluate(state.eval_params, state.batch_stats, test, some)
@@ -164,7 +164,7 @@ def evaluation_rate(experiment: Experiment, state: Any, limit: float) -> float:
 
 def memory() -> str:
     """Returns the peak memory so far, in words."""
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in _devices()]
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in _devices()]
     if peaks and all(peaks):
         return f"{_megabytes(max(peaks))} at most on a device"
     # Linux counts in KiB, macOS in bytes.

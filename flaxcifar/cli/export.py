@@ -23,8 +23,8 @@ def parser() -> Parser:
     result = Parser("export", __doc__, "--workdir DIR [FLAGS]")
     add = result.add_argument
     add("--workdir", required=True, metavar="DIR", help="the workdir of a run")
-    formats = {"nargs": "+", "choices": FORMATS, "default": list(FORMATS), "metavar": "FORMAT"}
-    add("--format", **formats, help=f"{', '.join(FORMATS)}; default: all")
+    words, every = f"{', '.join(FORMATS)}; default: all", list(FORMATS)
+    add("--format", nargs="+", choices=FORMATS, default=every, metavar="FORMAT", help=words)
     add("--output", type=Path, metavar="DIR", help="default: export/ in the workdir")
     add("--strict", action="store_true", help="fail if the newest checkpoint is damaged")
     return result

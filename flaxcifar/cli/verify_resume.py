@@ -163,7 +163,9 @@ def contents(workdir: Path) -> dict[str, Any]:
     with Checkpoints(workdir) as checkpoints:
         kept = {"": checkpoints.restore_latest(None), "best ": checkpoints.restore_best()}
     whole = hashlib.sha256()
-    for kind, (tree, record) in kept.items():
+    for kind, restored in kept.items():
+        assert restored is not None, "a finished run has both checkpoints"
+        tree, record = restored
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             array = np.asarray(leaf)
             value = f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"

@@ -17,7 +17,7 @@ def flatten(
     section: Mapping[str, Any], prefix: str = "", keep: Collection[str] = ()
 ) -> dict[str, Any]:
     """Flattens nested dicts into {dotted key: value}. Dicts at the keys in `keep` stay dicts."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in section.items():
         if isinstance(value, Mapping) and prefix + key not in keep:
             flat |= flatten(value, f"{prefix}{key}.", keep)

@@ -142,7 +142,9 @@ class _DictCalls(ast.NodeTransformer):
         if not isinstance(node.func, ast.Name) or node.func.id != "dict" or node.args:
             return node
         # The keyword of `**more` is None, a key that literal_eval refuses.
-        keys = [keyword.arg and ast.Constant(keyword.arg) for keyword in node.keywords]
+        keys: list[ast.expr | None] = [
+            ast.Constant(keyword.arg) if keyword.arg else None for keyword in node.keywords
+        ]
         return ast.Dict(keys, [keyword.value for keyword in node.keywords])
 
 

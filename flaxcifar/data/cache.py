@@ -41,8 +41,8 @@ def cached(source: Source, cache_dir: str, memory_limit: float = math.inf) -> Da
     with _writing(directory):
         (directory / "hashes").mkdir(parents=True, exist_ok=True)
         key = content_key(source, directory / "hashes")
-    entry = key and _entry(directory, source, key)
-    dataset = entry and _read(entry, memory_limit)
+    entry = _entry(directory, source, key) if key else None
+    dataset = _read(entry, memory_limit) if entry else None
     if dataset is None:
         often = " (only once)" if key else ""
         with _writing(directory), console.working(f"decoding {source.name}{often}"):
@@ -95,6 +95,7 @@ def _read(entry: Path, memory_limit: float) -> Dataset | None:
         in_memory = sum(path.stat().st_size for path in entry.glob("*_images.npy")) <= memory_limit
         for name, (shape, dtype, size) in manifest.pop("arrays").items():
             path = entry / f"{name}.npy"
+            array: np.ndarray | OnDisk
             if in_memory or name.endswith("labels"):
                 array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
             else:
@@ -163,5 +164,5 @@ def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:
         fingerprint.update(f"{key} {array.dtype} {array.shape}".encode())
         count = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
         for start in range(0, len(array), count):
-            fingerprint.update(np.ascontiguousarray(array[start : start + count]))
+            fingerprint.update(np.ascontiguousarray(array[start : start + count]).data)
     return names | {"name": dataset.name, "fingerprint": fingerprint.hexdigest(), "arrays": {}}

@@ -21,7 +21,7 @@ class Split:
     images: np.ndarray | OnDisk
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
             raise ValueError(
                 f"images must be uint8 [N, H, W, 3], got {self.images.dtype} {self.images.shape}."
@@ -57,7 +57,7 @@ class Dataset:
     superclass_names: tuple[str, ...] = ()
     fingerprint: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, count in Counter(self.class_names).items():
             if count > 1:
                 raise UserError(

@@ -70,8 +70,8 @@ def _read_image(path: PathLike, size: int) -> np.ndarray:
     if not isfile(path):
         raise UserError(f"{path} is not a regular file: remove it")
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path) as stored:
+            image = ImageOps.exif_transpose(stored)
             if image.mode.startswith("I"):
                 # 16-bit greyscale: convert("RGB") would clip it at 255.
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.errors import UserError
 
 # Same value as cifar-vgg. It matters only if all pixels are equal.
@@ -50,7 +51,7 @@ class Normalization:
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]))
 
 
-def statistics(images: np.ndarray, indices: np.ndarray, kind: str) -> Normalization:
+def statistics(images: np.ndarray | OnDisk, indices: np.ndarray, kind: str) -> Normalization:
     """Computes the statistics of `images[indices]`.
 
     The sums run over a histogram of the 256 pixel values, so they are exact and need no copy in

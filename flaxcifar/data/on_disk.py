@@ -77,7 +77,7 @@ class OnDisk:
         """Writes images at an integer or a slice without a step."""
         index = self._index(rows)
         shape = (*index.shape, *self.shape[1:])
-        left = memoryview(np.ascontiguousarray(np.broadcast_to(images, shape)).ravel())
+        left = np.ascontiguousarray(np.broadcast_to(images, shape)).ravel().data
         if not left:
             return
         try:
@@ -112,7 +112,7 @@ class OnDisk:
         with open(self.path, "rb", buffering=0) as file:
             for position, row, count in runs:
                 file.seek(self._begin + row * self._size)
-                left = memoryview(images[position : position + count].reshape(-1))
+                left = images[position : position + count].reshape(-1).data
                 while left:
                     read = file.readinto(left)
                     if not read:

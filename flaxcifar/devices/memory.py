@@ -56,7 +56,7 @@ def available_memory(
     """
     if not hasattr(os, "sysconf"):
         return math.inf  # Windows does not say
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits: list[float] = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
         lines = membership.read_text().splitlines()
     except OSError:

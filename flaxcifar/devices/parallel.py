@@ -38,11 +38,12 @@ def _found() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
-        if not jax.config.jax_platforms:
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+        if not platforms:
             raise
         words = " ".join(str(error).split()) or "no such device"
         raise UserError(
-            f"JAX cannot use the platform {jax.config.jax_platforms!r} of JAX_PLATFORMS ({words}): "
+            f"JAX cannot use the platform {platforms!r} of JAX_PLATFORMS ({words}): "
             "`unset JAX_PLATFORMS` lets it choose"
         ) from error
 

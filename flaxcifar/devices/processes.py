@@ -66,7 +66,9 @@ def _join(flags: argparse.Namespace) -> None:
 
     try:
         jax.distributed.initialize(
-            *named,
+            flags.coordinator,
+            flags.num_processes,
+            flags.process_id,
             initialization_timeout=_STARTING,
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=_ENDING,

@@ -14,6 +14,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ def write_safetensors(trained: Trained, path: Path) -> Model:
     arrays = {name: np.asarray(value) for name, value in {**params, **batch_stats}.items()}
     save_file(arrays, path, metadata=facts)
     found = load_file(path)
-    variables = tuple({name: found[name] for name in part} for part in (params, batch_stats))
+    variables: Any = tuple({name: found[name] for name in part} for part in (params, batch_stats))
     return jax.jit(_logits(dataclasses.replace(trained, variables=variables)))
 
 

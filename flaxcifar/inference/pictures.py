@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxcifar.data.augment import make_augment
 from flaxcifar.data.images import resize_images
+from flaxcifar.data.on_disk import OnDisk
 from flaxcifar.data.split import split_validation
 from flaxcifar.models.network import Arrays
 
@@ -29,7 +30,7 @@ def bounded(images: np.ndarray) -> np.ndarray:
 
 
 def augmented_images(
-    images: np.ndarray, labels: np.ndarray, config: Any, columns: int = 12, epochs: int = 4
+    images: np.ndarray | OnDisk, labels: np.ndarray, config: Any, columns: int = 12, epochs: int = 4
 ) -> np.ndarray:
     """Shows training images, one per column: the original, then as the first epochs see it.
 
@@ -57,10 +58,10 @@ def filters(params: Arrays) -> np.ndarray | None:
     Returns:
       A picture, uint8 [h, w, 4], or None without such a convolution.
     """
-    kernels = [x for x in params.values() if x.ndim == 4 and x.shape[2] == 3 and x.shape[0] > 1]
-    if not kernels:
+    found = [x for x in params.values() if x.ndim == 4 and x.shape[2] == 3 and x.shape[0] > 1]
+    if not found:
         return None
-    kernels = np.moveaxis(np.asarray(kernels[0], np.float32), 3, 0)
+    kernels = np.moveaxis(np.asarray(found[0], np.float32), 3, 0)
     low = kernels.min(axis=(1, 2, 3), keepdims=True)
     high = kernels.max(axis=(1, 2, 3), keepdims=True)
     pixels = np.round(255 * (kernels - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)

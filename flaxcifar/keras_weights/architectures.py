@@ -24,7 +24,7 @@ def logits(
 ) -> Any:
     """Returns the logits of a config's `model`. A crcv takes `stages` instead of `size`."""
     keywords = {key: value for key, value in spec.items() if key != "name"}
-    networks = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}
+    networks: dict[str, Callable] = {"vgg16": vgg16, "resnet": resnet, "crcv": crcv}
     if spec["name"] not in networks:
         raise ValueError(f"{spec['name']} has no counterpart in Keras here")
     features = networks[spec["name"]](layers, images, penalty, **keywords)
@@ -34,7 +34,15 @@ def logits(
     )(features)
 
 
-def _conv(layers, x, path: str, penalty: Penalty, features: int, size: int = 3, stride: int = 1):
+def _conv(
+    layers: Any,
+    x: Any,
+    path: str,
+    penalty: Penalty,
+    features: int,
+    size: int = 3,
+    stride: int = 1,
+) -> Any:
     return layers.Conv2D(
         filters=features,
         kernel_size=size,
@@ -45,15 +53,15 @@ def _conv(layers, x, path: str, penalty: Penalty, features: int, size: int = 3, 
     )(x)
 
 
-def _norm(layers, x, path: str):
+def _norm(layers: Any, x: Any, path: str) -> Any:
     return layers.BatchNormalization(name=path.replace("/", "-"))(x)
 
 
-def _dropout(layers, x, rate: float):
+def _dropout(layers: Any, x: Any, rate: float) -> Any:
     return layers.Dropout(rate=rate)(x) if rate else x
 
 
-def vgg16(layers, x, penalty: Penalty, *, width: int = 64, dropout: float = 1.0):
+def vgg16(layers: Any, x: Any, penalty: Penalty, *, width: int = 64, dropout: float = 1.0) -> Any:
     """Returns the features of a VGG16 with BatchNorm and dropout (cifar-vgg)."""
     depths = (2, 2, 3, 3, 3)
     for stage, depth in enumerate(depths, 1):
@@ -72,14 +80,14 @@ def vgg16(layers, x, penalty: Penalty, *, width: int = 64, dropout: float = 1.0)
 
 
 def resnet(
-    layers,
-    x,
+    layers: Any,
+    x: Any,
     penalty: Penalty,
     *,
     widths: Sequence[int] = (128, 256, 512, 1024),
     dropout: float = 0.5,
     shortcut_first: bool = False,
-):
+) -> Any:
     """Returns the features of a ResNet with a convolution in every shortcut.
 
     `shortcut_first` only changes the order of the model's layers.
@@ -99,7 +107,14 @@ def resnet(
     return layers.GlobalAveragePooling2D()(x)
 
 
-def crcv(layers, x, penalty: Penalty, *, stages: Sequence[Sequence[int]], dropout: float = 0.1):
+def crcv(
+    layers: Any,
+    x: Any,
+    penalty: Penalty,
+    *,
+    stages: Sequence[Sequence[int]],
+    dropout: float = 0.1,
+) -> Any:
     """Returns the features of a plain CNN."""
     for stage, widths in enumerate(stages, 1):
         for n, features in enumerate(widths, 1):

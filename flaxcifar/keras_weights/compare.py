@@ -1,5 +1,6 @@
 """Compares the logits of a Keras model with those of a flaxcifar network with the same weights."""
 
+import functools
 import os
 from types import ModuleType
 from typing import Any
@@ -33,12 +34,12 @@ def compare(model: Any, network: Network, variables: tuple[Arrays, Arrays]) -> t
     """
     import keras
 
-    images = np.random.default_rng(0).normal(size=(_IMAGES, *model.input_shape[1:]))
-    images = jnp.asarray(images, jnp.float32)
+    numbers = np.random.default_rng(0).normal(size=(_IMAGES, *model.input_shape[1:]))
+    images = jnp.asarray(numbers, jnp.float32)
     # GPUs would round float32 to fewer bits.
     with jax.default_matmul_precision("highest"):
-        apply = jax.jit(lambda *args: network.apply(*args, None, train=False)[0])
-        ours = np.asarray(apply(*jax.tree.map(jnp.asarray, variables), images))
+        apply = jax.jit(functools.partial(network.apply, seeds=None, train=False))
+        ours = np.asarray(apply(*jax.tree.map(jnp.asarray, variables), images)[0])
         theirs = keras.ops.convert_to_numpy(model(np.asarray(images), training=False))
     difference, largest = (float(np.max(np.abs(x))) for x in (ours - theirs, ours))
     words = (

@@ -64,9 +64,9 @@ def read(
     network, _ = make_network(settings, classes)
     arrays, shortcut_first = match(network, _image_shape(settings), file)
     check_structure(file, spec, classes)
-    params, batch_stats = ({p: arrays[p] for p in shapes} for shapes in network.abstract())
+    variables: Any = tuple({p: arrays[p] for p in shapes} for shapes in network.abstract())
     context = _context(settings, classes, normalization, class_names)
-    trained = Trained(settings, network, (params, batch_stats), **context)
+    trained = Trained(settings, network, variables, **context)
     mean, std = list(trained.normalization.mean), list(trained.normalization.std)
     console.say(
         f"{path}: {len(file.layers)} layers of {spec['name']}, {classes} classes; images are "
@@ -148,10 +148,11 @@ def _context(
     if normalization is None or class_names is None:
         dataset = _load_dataset(settings, required=normalization is None)
     if normalization is None:
+        assert dataset is not None  # it is required
         images = dataset.train.images
         normalization = statistics(images, np.arange(len(images)), settings.data.normalization)
     if class_names is None:
-        class_names = dataset.class_names if dataset else map(str, range(classes))
+        class_names = dataset.class_names if dataset else tuple(map(str, range(classes)))
         source = f"dataset {settings.data.name!r}"
     class_names = tuple(class_names)
     if len(class_names) != classes:
@@ -159,11 +160,11 @@ def _context(
             f"the file's network has {classes} classes, {source} has {len(class_names)}: choose "
             "the dataset by --config.data.name or give the names by --class_names"
         )
-    fits = dataset is not None and len(dataset.class_names) == classes
+    fits = dataset if dataset and len(dataset.class_names) == classes else None
     return {
         "normalization": normalization,
         "class_names": class_names,
-        "fingerprint": dataset.fingerprint if fits else None,
+        "fingerprint": fits.fingerprint if fits else None,
     }
 
 

@@ -147,7 +147,9 @@ def _read(path: Path, size: Size, h5py: ModuleType) -> KerasFile:
         datasets = [dataset for *_, datasets in found for dataset in datasets]
         columns = [dataset.shape[1] for dataset in datasets if dataset.ndim == 2]
         _check_size("its weights", sum(dataset.nbytes for dataset in datasets), columns, size)
-        layers = tuple(FileLayer(*names, tuple(map(_values, stored))) for *names, stored in found)
+        layers = tuple(
+            FileLayer(name, kind, tuple(map(_values, stored))) for name, kind, stored in found
+        )
     network = None if config is None else _network(json.loads(config))
     return KerasFile(path, ending, layers, network)
 
@@ -212,7 +214,10 @@ def _by_kind(group: Any) -> list[_Found]:
         found = item.get("vars", {})
         datasets = [_checked(group, found[key]) for key in sorted(found, key=int)]
         if datasets:
-            kind, number = _NUMBERED.fullmatch(name).group("kind", "number")
+            numbered = _NUMBERED.fullmatch(name)
+            if numbered is None:
+                raise UserError(f"layer {name!r} has a line break in its name")
+            kind, number = numbered.group("kind", "number")
             layers.append((kind, int(number or 0), (name, _KINDS.get(kind, kind), datasets)))
     return [layer for *_, layer in sorted(layers, key=lambda entry: entry[:2])]
 

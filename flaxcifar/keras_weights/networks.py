@@ -12,7 +12,7 @@ from typing import Any
 
 import absl.logging
 import keras
-import numpy as np
+from jax.typing import ArrayLike
 from keras import layers
 
 from flaxcifar.errors import UserError
@@ -42,7 +42,7 @@ def build(
     return keras.Model(images, logits(layers, images, spec, num_classes, penalty))
 
 
-def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
+def set_weights(model: keras.Model, weights: Mapping[str, ArrayLike]) -> None:
     """Assigns weights by flaxcifar's paths; raises ValueError unless model and weights match."""
     variables = {
         f"{layer.name.replace('-', '/')}/{WEIGHTS[weight.name]}": weight
@@ -82,7 +82,7 @@ def read_model(
 
 def write_model(
     path: Path,
-    weights: Mapping[str, np.ndarray],
+    weights: Mapping[str, ArrayLike],
     spec: Mapping[str, Any],
     image_shape: tuple[int, int, int],
     classes: int,
@@ -123,7 +123,7 @@ def rebuild(network: Sequence[Mapping[str, Any]], image_shape: tuple[int, int, i
     elif last["class_name"] != "Softmax" and last["config"].get("activation") != "softmax":
         body.append(last)
     x = images = keras.Input(image_shape)
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for layer in body:
         if layer["class_name"] != "InputLayer":
             before = [outputs[name] for name in inputs_of(layer.get("inbound_nodes", ()))] or [x]

@@ -28,7 +28,7 @@ class Head(nnx.Linear):
     def __init__(self, features: int, num_classes: int, rngs: nnx.Rngs) -> None:
         super().__init__(features, num_classes, kernel_init=_glorot_uniform, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         return super().__call__(_wide(x))
 
 
@@ -64,11 +64,11 @@ class Conv(nnx.Conv):
             conv_general_dilated=convolution,
             rngs=rngs,
         )
-        self.adds_bias, self.use_bias = use_bias, False  # nnx.Conv must not add it
+        self.use_bias = False  # nnx.Conv must not add it
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         y = super().__call__(x)
-        if not self.adds_bias:
+        if self.bias is None:
             return y
         return (_wide(y) + self.bias[...].reshape(1, 1, 1, -1)).astype(y.dtype)
 
@@ -104,7 +104,7 @@ class BatchNorm(nnx.BatchNorm):
         )
         self.output_dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         return super().__call__(x).astype(self.output_dtype)
 
 
@@ -126,6 +126,7 @@ class Dropout(nnx.Module):
         """Applies dropout to `x` [B, ...] with uint32 `seeds` [B]; returns `x` in evaluation."""
         if self.deterministic or not self.rate:
             return x
+        assert seeds is not None, "training needs the seeds of dropout"
         batch, *shape = x.shape
         element = jnp.arange(x.size // batch, dtype=jnp.uint32).reshape(1, *shape)
         example = hashing.combine(seeds, self.salt).reshape(batch, *[1] * len(shape))

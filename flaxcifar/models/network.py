@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +57,10 @@ class Network:
           UserError: the model is not an `nnx.Module` of parameters and batch statistics only.
         """
         graphdef, *arrays = _split(nnx.eval_shape(lambda: _of_nnx(build(nnx.Rngs(0)))))
-        shapes = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
+        params, stats = (tuple((path, x.shape) for path, x in kind.items()) for kind in arrays)
         # Uncompiled, layer by layer, initialisation takes several times as long.
         init = jax.jit(lambda seed: _split(build(nnx.Rngs(prng.key(seed))))[1:])
-        return cls(graphdef, *shapes, convolution), lambda seed: init(np.uint32(seed))
+        return cls(graphdef, params, stats, convolution), lambda seed: init(np.uint32(seed))
 
     def fitted(
         self, params: Arrays, batch_stats: Arrays, sample: Callable[[], np.ndarray]
@@ -139,7 +140,8 @@ def _of_nnx(model: nnx.Module) -> nnx.Module:
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays, Arrays]:
-    graphdef, params, batch_stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    graphdef, params, batch_stats, rest = parts
     for path, variable in nnx.to_flat_state(rest):
         raise UserError(
             "a model may hold nnx.Param and nnx.BatchStat only, but "
@@ -156,4 +158,5 @@ def _flat(state: nnx.State) -> Arrays:
 
 
 def _nested(arrays: Arrays) -> nnx.State:
-    return nnx.from_flat_state({tuple(k.split("/")): v for k, v in arrays.items()})
+    flat: dict[Any, Any] = {tuple(path.split("/")): array for path, array in arrays.items()}
+    return nnx.from_flat_state(flat)

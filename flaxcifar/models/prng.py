@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
+from jax.typing import ArrayLike
 
 from flaxcifar.ops import hashing
 
@@ -25,7 +26,7 @@ def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return hashing.combine(_SPLIT, key, count).reshape(*shape, 1)
 
 
-def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, data: ArrayLike) -> jax.Array:
     return hashing.combine(_FOLD_IN, key, data)
 
 

@@ -49,11 +49,12 @@ class Block(nnx.Module):
         def norm():
             return BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
 
-        self.conv1 = Conv(features_in, features, (3, 3), stride, dtype=dtype, rngs=rngs)
+        strides = stride, stride
+        self.conv1 = Conv(features_in, features, (3, 3), strides, dtype=dtype, rngs=rngs)
         self.norm1 = norm()
         self.conv2 = Conv(features, features, (3, 3), dtype=dtype, rngs=rngs)
         self.norm2 = norm()
-        self.shortcut = Conv(features_in, features, (1, 1), stride, dtype=dtype, rngs=rngs)
+        self.shortcut = Conv(features_in, features, (1, 1), strides, dtype=dtype, rngs=rngs)
         self.shortcut_norm = norm()
 
     def __call__(self, x: jax.Array) -> jax.Array:

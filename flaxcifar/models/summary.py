@@ -39,7 +39,7 @@ class Row:
 
 def layer_rows(
     network: Network,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     frozen: Collection[str] = frozenset(),
     how: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[Row]:
@@ -71,7 +71,7 @@ def layer_rows(
             above = ["/".join(map(str, path[:n])) for n in range(len(path) + 1)]
             call = recorded(above[-1], module, not blocks.isdisjoint(above))
             # Replaces the attribute of the parent, because Python looks up `__call__` on the type.
-            setattr(modules.get(path[:-1], model), path[-1], call)
+            setattr(modules.get(path[:-1], model), str(path[-1]), call)
         return model(images, None)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -81,7 +81,7 @@ def layer_rows(
 
 def model_summary(
     network: Network,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     frozen: Collection[str] = frozenset(),
     how: Mapping[str, str] = types.MappingProxyType({}),
 ) -> tuple[list[Row], dict[str, int]]:
@@ -177,8 +177,8 @@ def _kind(layer: nnx.Module) -> str:
     return type(layer).__name__
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
+def _pair(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value or (1,))
 
 
 def _flops(layer: nnx.Module, shape: tuple[int, ...]) -> int:

@@ -91,10 +91,10 @@ class VGG(nnx.Module):
         if min(height, breadth) < 32:
             raise UserError(f"vgg16 needs images of at least 32 x 32, got {height} x {breadth}")
         for n, (factor, rates) in enumerate(STAGES, 1):
-            rates = [rate * dropout for rate in rates]
+            scaled = [rate * dropout for rate in rates]
             pool_rate = 0.5 * dropout if n == len(STAGES) else 0.0
             common = (10 * n, dtype, axis_name, rngs)
-            stage = Stage(features_in, factor * width, rates, pool_rate, *common)
+            stage = Stage(features_in, factor * width, scaled, pool_rate, *common)
             setattr(self, f"stage{n}", stage)
             features_in = factor * width
         flat = (height // 32) * (breadth // 32) * features_in

@@ -62,8 +62,9 @@ def library() -> pathlib.Path:
 
 
 def _compile(path: pathlib.Path) -> None:
-    headers, binary = (_location(package) for package in reversed(PACKAGES))
-    command = [_compiler(), *FLAGS, str(SOURCE / "library.cc"), "-o", str(path)]
+    binary, headers, compiler = *map(_location, PACKAGES), _compiler()
+    assert binary and headers and compiler  # `library` has looked for them
+    command = [compiler, *FLAGS, str(SOURCE / "library.cc"), "-o", str(path)]
     command += [f"-I{jax.ffi.include_dir()}", f"-I{headers}"]
     command += [str(binary), f"-Wl,-rpath,{binary.parent}"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -51,8 +51,8 @@ def _backward(g, m, saved, dy):
     lhs, rhs = saved
     if m:
         turned = rhs[::-1, ::-1].swapaxes(2, 3)
-        pads = tuple((2 - before, 2 - after) for before, after in g.padding)
-        dx = winograd.convolution(dy, turned, Geometry((1, 1), pads), m)
+        vertical, horizontal = ((2 - before, 2 - after) for before, after in g.padding)
+        dx = winograd.convolution(dy, turned, Geometry((1, 1), (vertical, horizontal)), m)
         return dx, winograd.kernel_gradient(lhs, dy, g, m)
     return _input_gradient(lhs.shape, rhs, dy, g), _kernel_gradient(lhs, rhs.shape, dy, g)
 

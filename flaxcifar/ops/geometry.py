@@ -74,10 +74,11 @@ def geometry(
     if isinstance(padding, str):
         size = [(kernel - 1) * d + 1 for kernel, d in zip(rhs.shape[:2], dilation, strict=True)]
         padding = lax.padtype_to_pads(lhs.shape[1:3], size, window_strides, padding)
-    pads = tuple((int(before), int(after)) for before, after in padding)
-    found = Geometry(tuple(window_strides), pads, dilation, feature_group_count)
+    vertical, horizontal = ((int(before), int(after)) for before, after in padding)
+    (down, right), (high, wide) = window_strides, dilation
+    found = Geometry((down, right), (vertical, horizontal), (high, wide), feature_group_count)
     empty = 0 in lhs.shape or 0 in rhs.shape or min(found.output_shape(lhs.shape, rhs.shape)) < 1
-    if empty or min(pads[0] + pads[1]) < 0:
+    if empty or min(vertical + horizontal) < 0:
         return None
     return found
 

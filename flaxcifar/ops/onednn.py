@@ -131,11 +131,11 @@ def _call(
     one = custom_vmap(lambda a, b: call(a, b, shape))
 
     @one.def_vmap
-    def many(size: int, mapped: list[bool], a: jax.Array, b: jax.Array):
+    def many(size: int, mapped: list[bool], a: jax.Array, b: jax.Array) -> tuple[jax.Array, bool]:
         if tuple(mapped) == folds:
             pair = zip((a, b), folds, strict=True)
-            flat = (x.reshape(-1, *x.shape[2:]) if fold else x for x, fold in pair)
-            return call(*flat, (size * shape[0], *shape[1:])).reshape(size, *shape), True
+            first, second = (x.reshape(-1, *x.shape[2:]) if fold else x for x, fold in pair)
+            return call(first, second, (size * shape[0], *shape[1:])).reshape(size, *shape), True
 
         a, b = jnp.asarray(a), jnp.asarray(b)
 

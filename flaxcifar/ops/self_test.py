@@ -1,6 +1,7 @@
 """Start-up check that this machine computes convolutions and sums correctly."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,18 +59,20 @@ def self_test(backend: str, dtype: str = "float32") -> None:
     exact = [np.asarray(array, np.float64) for array in (x, kernel, dy)]
     for stride, results in convolutions.items():
         parts = "convolution", "input gradient", "kernel gradient"
-        for part, result, expected in zip(parts, results, _reference(*exact, stride), strict=True):
+        for part, result, expected in zip(parts, results, _reference(exact, stride), strict=True):
             hint = "; try ops.convolution = 'xla'" if backend != "xla" else ""
             _compare(f"the {part} of backend {backend}", result, expected, tolerance, hint)
-    rows = np.asarray(rows, np.float64)
+    exact_rows = np.asarray(rows, np.float64)
     hint = "; try XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-reduce"
-    expected_sums = rows.sum(0), (rows**2).sum(0), (rows**2).sum()
+    squares = exact_rows**2
+    expected_sums = exact_rows.sum(0), squares.sum(0), squares.sum()
     for result, expected in zip(sums, expected_sums, strict=True):
         _compare("a sum", result, expected, 1e-5, hint)
 
 
-def _reference(x, kernel, dy, stride):
+def _reference(arrays: Sequence[np.ndarray], stride: int) -> tuple[np.ndarray, ...]:
     """Returns output and gradients of a 3 x 3 SAME convolution of 16 x 16 maps in float64."""
+    x, kernel, dy = arrays
     size = 16 // stride
     length = (size - 1) * stride + 1
     before = 1 if stride == 1 else 0  # at stride 2, SAME pads 16 pixels only at the end
@@ -85,7 +88,9 @@ def _reference(x, kernel, dy, stride):
     return y, dx[:, before : before + 16, before : before + 16], dk
 
 
-def _compare(name, result, expected, tolerance, hint):
+def _compare(
+    name: str, result: jax.Array, expected: np.ndarray, tolerance: float, hint: str
+) -> None:
     error = np.abs(np.asarray(result, np.float64) - expected).max() / np.abs(expected).max()
     if not error <= tolerance:
         raise UserError(f"{name} is wrong on this machine (relative error {error:.1e}){hint}")

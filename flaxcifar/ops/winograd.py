@@ -9,6 +9,7 @@ A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 201
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def _both(matrix: np.ndarray | tuple, flat: jax.Array) -> jax.Array:
     return jnp.dot(np.kron(square, square), flat, preferred_element_type=jnp.float32)
 
 
-def _combine(matrix: np.ndarray | tuple, terms: Sequence[jax.Array]) -> list[jax.Array]:
+def _combine(matrix: np.ndarray | tuple, terms: Sequence[jax.Array]) -> list[Any]:
     return [sum(float(c) * x for c, x in zip(row, terms, strict=True) if c) for row in matrix]
 
 

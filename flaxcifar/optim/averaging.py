@@ -11,8 +11,8 @@ Arrays = dict[str, jax.Array]
 def update_ema(decay: float, step: jax.Array, ema: Arrays, params: Arrays) -> Arrays:
     """Returns the moving averages after update number `step`, from 0."""
     # Short at first, so that the average forgets the initial parameters.
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return {path: decay * ema[path] + (1 - decay) * params[path] for path in params}
+    now = jnp.minimum(decay, (1 + step) / (10 + step))
+    return {path: now * ema[path] + (1 - now) * params[path] for path in params}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,6 +136,7 @@ def make_optimizer(spec: Mapping[str, Any], rate: Rate) -> optax.GradientTransfo
     if name in OPTIMIZERS:
         return OPTIMIZERS.call(spec, rate)
     function = _from_optax(name)
+    assert function is not None  # `check_optimizer` has found it
     kwargs = {key: value for key, value in spec.items() if key != "name"}
     kwargs["learning_rate"] = rate(kwargs["learning_rate"])
     if "mask" in inspect.signature(function).parameters:

@@ -114,13 +114,15 @@ def make_tx(
     """
 
     def optimizer(group: float | OwnOptimizer) -> optax.GradientTransformation:
-        own = isinstance(group, OwnOptimizer)
-        scale, factor = (1.0, group.schedule) if own else (group, schedule)
+        chosen: Mapping[str, Any]
+        if isinstance(group, OwnOptimizer):
+            chosen, scale, factor = group.spec, 1.0, group.schedule
+        else:
+            chosen, scale, factor = {**spec, **(values or {})}, group, schedule
 
         def rate(base: ArrayLike) -> optax.Schedule:
             return lambda count: base * scale * factor(count * accumulation_steps)
 
-        chosen = group.spec if own else {**spec, **(values or {})}
         check_optimizer(chosen)
         return make_optimizer(chosen, rate)
 
@@ -131,7 +133,7 @@ def make_tx(
             for path, value in params.items()
         }
 
-    trained = {str(group): group for group in groups.values() if group != FROZEN}
+    trained = {str(group): group for group in groups.values() if not isinstance(group, str)}
     if not trained:
         raise UserError("param_groups: every parameter is frozen, nothing is left to train")
     tx = optax.multi_transform(

@@ -17,7 +17,7 @@ class Confused(NamedTuple):
 
     label: str
     prediction: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     total: int
 
 

@@ -19,6 +19,7 @@ def write(run: RunFiles, details: Details) -> None:
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(run.config).items()
     }
+    assert run.summary is not None, "the run has ended"
     results = {f"final/{name}": value for name, value in run.summary["test"].items()}
     folder = run.workdir / names.TENSORBOARD
     write_results(folder, run.summary["steps"], results, settings, _pictures(details))

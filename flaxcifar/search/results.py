@@ -28,11 +28,12 @@ def summarize(runs: Sequence[Run], workdir: Path, failures: Sequence[str | None]
       failures: one error message per run, None if it succeeded.
     """
     rows = []
-    for setting, members in itertools.groupby(
+    for setting, group in itertools.groupby(
         zip(runs, failures, strict=True), key=lambda member: member[0].setting
     ):
-        members = list(members)
-        found = [read_summary(workdir / run.name) for run, failed in members if not failed]
+        members = list(group)
+        summaries = [read_summary(workdir / run.name) for run, failed in members if not failed]
+        found = [summary for summary in summaries if summary]
         row: Row = {
             "setting": setting,
             "values": dict(members[0][0].values),
@@ -112,7 +113,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     axes = figure.subplots()
     for split, marker in _MARKERS.items():
         key = f"{split}_accuracy"
-        color, label = None, split.replace("_", " ")
+        color: Any = None
+        label: str | None = split.replace("_", " ")
         for place, row in enumerate(rows):
             if key not in row:
                 continue

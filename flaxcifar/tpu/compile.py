@@ -85,10 +85,11 @@ def examine(step: shapes.Lowered, part: Slice, keep: Path | None = None) -> esti
             raise
         words = str(error).partition("\n")[0]
         raise RunError(f"batch {step.batch} does not fit {part.name} ({words})") from error
-    seconds, text, size = time.monotonic() - begun, compiled.as_text(), compiled.memory_analysis()
+    seconds, size = time.monotonic() - begun, compiled.memory_analysis()
+    text, cost = compiled.as_text() or "", compiled.cost_analysis() or {}
     if keep:
         (keep / f"{part.name.replace(':', '-')}-{step.kind}.hlo.txt").write_text(text)
-    program, cost = Program(text, looped=step.looped), compiled.cost_analysis()
+    program = Program(text, looped=step.looped)
     found = estimate.figures(program, part, memory_of(size), step.flops, cost, step.batch)
     return {"step": step.kind, **found, "compile_seconds": seconds}
 
@@ -120,7 +121,7 @@ def largest_batch(
             console.say(str(error))
             size = size // 2 // part.chips * part.chips
     largest = estimate.largest_batch(part, found, more) if more else None
-    if largest is None:
+    if more is None or largest is None:
         console.say("largest batch: no estimate, since no larger batch takes more memory and fits")
         return None
     sizes = " and ".join(f"{one['memory_bytes'] / 2**20:,.0f} MiB" for one in (found, more))

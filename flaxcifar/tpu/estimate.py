@@ -20,12 +20,12 @@ _MUCH_MEMORY, _MUCH_PADDING, _MUCH_COMMUNICATION, _MUCH_REPEATED = 0.5, 0.25, 0.
 Figures = dict[str, Any]
 
 
-def forward_flops(recipe: Recipe, shape: tuple[int, int, int], batch: int) -> float:
+def forward_flops(recipe: Recipe, shape: tuple[int, ...], batch: int) -> float:
     """Returns the forward FLOPs of the model's layers for a batch of images (H, W, C)."""
     return batch * model_summary(recipe.network, shape)[1]["flops_per_image"]
 
 
-def training_flops(recipe: Recipe, shape: tuple[int, int, int], batch: int) -> float:
+def training_flops(recipe: Recipe, shape: tuple[int, ...], batch: int) -> float:
     """Returns the forward and backward FLOPs of the layers for a batch of images (H, W, C).
 
     If examples are selected, those of a step that also trains the proxy network.

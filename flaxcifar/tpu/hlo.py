@@ -51,7 +51,7 @@ class Instruction:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sizes of the result's axes, or of its first part's."""
-        return _sizes(_ARRAY.search(self.shape)[2])
+        return _sizes(_ARRAY.findall(self.shape)[0][1])
 
     def number(self, key: str) -> int:
         """Returns the number that the compiler stores under `key`, or 0."""
@@ -182,8 +182,8 @@ class Program:
             if line.number("estimated_cycles") or line.opcode in _FREE or done in _COLLECTIVES:
                 continue
             if line.opcode in ("fusion", "gather", "scatter", "sort", "convolution"):
-                word = re.search(r'op_name="(?:[^"]*/)?([^"/]*)"', line.attributes)
-                word = word[1] if word else line.opcode
+                found = re.search(r'op_name="(?:[^"]*/)?([^"/]*)"', line.attributes)
+                word = found[1] if found else line.opcode
                 counts[word] = counts.get(word, 0) + times
         return counts
 
@@ -197,9 +197,9 @@ class Program:
             return [product for inner in inside for product in self._products_of(inner)]
         if line.opcode != "convolution":
             return []
-        labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
-        kernel = dict(zip(labels[2], self._by_name[line.operands[1]].sizes, strict=True))
-        output = dict(zip(labels[3], line.sizes, strict=True))
+        labels = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)[0]
+        kernel = dict(zip(labels[1], self._by_name[line.operands[1]].sizes, strict=True))
+        output = dict(zip(labels[2], line.sizes, strict=True))
         columns = kernel.pop("o")
         return [
             Product(math.prod(output.values()) // output["f"], math.prod(kernel.values()), columns)
@@ -237,4 +237,4 @@ def _item_bytes(kind: str) -> float:
     """Returns the bytes of a number of an HLO type such as "f32", "bf16" or "pred"."""
     if kind in ("pred", "token"):
         return kind == "pred"
-    return int(re.search(r"\d+", kind)[0]) / 8
+    return int(re.findall(r"\d+", kind)[0]) / 8

@@ -13,7 +13,9 @@ from flaxcifar.training.experiment import Experiment, build
 def advice(experiment: Experiment) -> str | None:
     """Returns a batch size that fits in words; None if the device does not report its memory."""
     limit = memory_limit(parallel.all_devices()[0])
-    fits = None if limit is None else fitting_batch(experiment, limit)
+    if limit is None:
+        return None
+    fits = fitting_batch(experiment, limit)
     if fits is None:
         return None
     batch = experiment.config.batch_size

@@ -59,9 +59,11 @@ def blank(name: str, size: int, classes: int | None, examples: int | None) -> Da
       UserError: the dataset is not known, and `classes` or `examples` is None.
     """
     known = _SHAPES.get(name)
-    if known is None and (classes is None or examples is None):
-        raise UserError(f"dataset {name!r} is not read: pass its --classes and --examples")
-    train, test, labels, groups = known or (examples, examples, classes, 0)
+    if known is None:
+        if classes is None or examples is None:
+            raise UserError(f"dataset {name!r} is not read: pass its --classes and --examples")
+        known = examples, examples, classes, 0
+    train, test, labels, groups = known
     train, labels, groups = examples or train, classes or labels, 0 if classes else groups
     if min(train, labels) < 1:
         raise UserError("--classes and --examples must be at least 1")
@@ -100,8 +102,8 @@ def training(exp: Experiment) -> Lowered:
 def evaluation(exp: Experiment) -> Lowered:
     """Returns the evaluation of one batch of the test split."""
     config, recipe, shape = exp.config, exp.recipe, exp.dataset.test.images.shape[1:]
-    coarse = exp.dataset.superclass_of
-    coarse = None if coarse is None else tuple(coarse.tolist())
+    superclass_of = exp.dataset.superclass_of
+    coarse = None if superclass_of is None else tuple(superclass_of.tolist())
     views, batch = Views(config.test_views), config.eval_batch_size
     step = functools.partial(eval_step, recipe.network, coarse, views)
     compiled = parallel.jitted(step, replicated=3, batch_axis=0)

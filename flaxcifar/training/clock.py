@@ -9,11 +9,11 @@ import jax.monitoring
 _compile_seconds = 0.0
 
 
-def _listen(event: str, seconds: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     # JAX reports tracing, lowering and backend compilation separately.
     global _compile_seconds
     if event.startswith("/jax/core/compile/"):
-        _compile_seconds += seconds
+        _compile_seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

@@ -124,7 +124,10 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
         dataset.train.labels, config.data.validation_percent, config.seed
     )
     lengths = _lengths(config, len(train))
-    schedule_of = functools.partial(make_schedule, **lengths)
+
+    def schedule_of(spec: Mapping[str, Any]) -> optax.Schedule:
+        return make_schedule(spec, **lengths)
+
     schedule = schedule_of(config.schedule)
     remarks = _remarks(config)
 
@@ -138,7 +141,8 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
     groups = _groups(config, params, schedule_of)
     selection, proxy = None, None
     if config.selection.keep_percent < 100:
-        proxy_network, *proxy = start("proxy")
+        proxy_network, *arrays = start("proxy")
+        proxy = arrays[0], arrays[1]
         selection = _selection(config, proxy_network, proxy[0], schedule, schedule_of)
     recipe = Recipe(
         identity=_identity(config, dataset, network, len(train), lengths["total_steps"]),
@@ -294,7 +298,7 @@ def _penalized(config: Any, groups: Mapping[str, Group]) -> tuple[str, ...]:
 def _hyperparams(config: Any, normalization: Normalization) -> Hyperparams:
     mean, divisor = normalization.arrays()
     traced = {key: value for key, value in config.optimizer.items() if is_traced(key, value)}
-    return Hyperparams(
+    arrays: dict[str, Any] = dict(
         seed=np.uint32(config.seed),
         mean=mean,
         divisor=divisor,
@@ -302,6 +306,7 @@ def _hyperparams(config: Any, normalization: Normalization) -> Hyperparams:
         l2=np.float32(config.l2.coefficient),
         optimizer={key: np.float32(value) for key, value in traced.items()},
     )
+    return Hyperparams(**arrays)
 
 
 def _sizes(config: Any, network: Network, total_steps: int) -> tuple[tuple[int, int], ...]:

@@ -1,5 +1,7 @@
 """Metrics as sums and a count, which add up exactly over batches and devices."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,7 +33,7 @@ def measure(
     labels: jax.Array,
     mask: ArrayLike,
     losses: jax.Array,
-    superclass_of: ArrayLike | None,
+    superclass_of: ArrayLike | Sequence[int] | None,
     penalty: ArrayLike = 0.0,
 ) -> Metrics:
     """Returns the sums over one batch.
@@ -60,7 +62,7 @@ def measure(
     # Selected rather than multiplied: a product would keep a padded example's NaN.
     return Metrics(
         loss=jnp.sum(jnp.where(mask > 0, losses, 0.0)),
-        penalty=penalty * count,
+        penalty=count * penalty,
         correct=jnp.sum(mask, where=prediction == labels),
         top5_correct=jnp.sum(mask, where=before < 5),
         coarse_correct=jnp.sum(mask, where=coarse),
@@ -68,7 +70,9 @@ def measure(
     )
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, smoothing: float | jax.Array = 0.0
+) -> jax.Array:
     """Returns the softmax cross-entropy of each example, float32 [B], with smoothed targets."""
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))

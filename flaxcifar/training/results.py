@@ -50,7 +50,7 @@ def conclude(session: Session, record: RunRecord) -> None:
     """Evaluates the best checkpoint on the test split and writes its logits and `summary.json`."""
     config, test = session.experiment.config, session.experiment.dataset.test
     best, best_record = processes.from_first(
-        lambda: list(session.checkpoints.restore_best(strict=True))
+        lambda: list(session.checkpoints.restore_best(strict=True) or ())
     )
     best, indices = parallel.replicate(best), np.arange(len(test))
     evaluation = session.evaluate(
@@ -59,6 +59,7 @@ def conclude(session: Session, record: RunRecord) -> None:
     summary = summarize(session.experiment, record, best_record["history"][-1], evaluation.metrics)
     workdir = session.workdir
     (workdir / names.REPORT).unlink(missing_ok=True)  # of a shorter run
+    assert evaluation.logits is not None  # kept
     write_test_logits(workdir, evaluation.logits)
     write_json(workdir / names.SUMMARY, summary)  # last: a run with a summary is complete
     show_results(summary)

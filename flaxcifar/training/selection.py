@@ -66,7 +66,7 @@ class Selection:
             uint32 [B].
         """
 
-        def loss_fn(trained: Arrays):
+        def loss_fn(trained: Arrays) -> tuple[jax.Array, Any]:
             logits, batch_stats = self.network.apply(
                 {**state.params, **trained},
                 state.batch_stats,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.typing import ArrayLike
 
 from flaxcifar.data.augment import Augment
 from flaxcifar.data.augment.resizing import resize
@@ -140,7 +141,9 @@ def create_state(
         ema=recipe.trained(params) if recipe.ema_decay or recipe.lookahead.every else {},
         learning_rate_scale=jnp.ones((), jnp.float32),
         bad_step=jnp.full((), -1, jnp.int32),
-        proxy=recipe.selection.start(hyperparams.optimizer, *proxy) if proxy else {},
+        proxy=recipe.selection.start(hyperparams.optimizer, *proxy)
+        if recipe.selection and proxy
+        else {},
     )
 
 
@@ -157,7 +160,7 @@ def train_step(
         examples in the training split.
     """
     batch = _prepare(recipe, hyperparams, state.step, batch)
-    proxy = state.proxy
+    proxy: Any = state.proxy
     if recipe.selection:
         arguments = (hyperparams.optimizer, hyperparams.label_smoothing, state.step, batch)
         proxy, batch = recipe.selection(proxy, *arguments)
@@ -197,7 +200,7 @@ def _gradients(
     Also returns this device's logits, losses and L2 penalty, and the new batch statistics.
     """
 
-    def loss_fn(trained: Arrays):
+    def loss_fn(trained: Arrays) -> tuple[jax.Array, Any]:
         logits, batch_stats = recipe.network.apply(
             {**state.params, **trained},
             state.batch_stats,
@@ -207,7 +210,7 @@ def _gradients(
             frozen=recipe.frozen,
         )
         losses = cross_entropy(logits, batch["label"], hyperparams.label_smoothing)
-        penalty = 0.0
+        penalty: ArrayLike = 0.0
         if recipe.penalizes:
             squares = sum(jnp.sum(jnp.square(trained[path])) for path in recipe.l2_paths)
             penalty = hyperparams.l2 * squares
@@ -259,7 +262,7 @@ def train_steps(
     def body(n, carry):
         batch = jax.tree.map(lambda x: x[n], batches)
         batch = gather(resident, batch["index"]) if resident else batch
-        return train_step(recipe, hyperparams, *carry, batch)
+        return train_step(recipe, hyperparams, carry[0], carry[1], batch)
 
     if batches["index"].shape[0] == 1:
         return body(0, (state, metrics))
@@ -290,7 +293,7 @@ def eval_step(
     """
     images = normalize(batch["image"], *normalization)
     logits = [network.apply(*variables, view, None, train=False)[0] for view in views.of(images)]
-    found = {"single": logits[0]}
+    found: dict[str, Any] = {"single": logits[0]}
     if len(logits) > 1:
         found["augmented"] = sum(w * x for w, x in zip(views.weights, logits, strict=True))
 

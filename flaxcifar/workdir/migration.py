@@ -27,7 +27,7 @@ def sources(saved: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, st
         source = path if path in saved else by_place.get(_place(path))
         if source is None and path.startswith("state.ema."):
             source = path.replace("state.ema.", "state.params.", 1)
-        if source in saved and saved[source] == description:
+        if source and saved.get(source) == description:
             found[path] = source
     return found
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from flaxcifar.errors import UserError
 from flaxcifar.workdir import names
@@ -15,8 +15,8 @@ from flaxcifar.workdir.json_files import read_json
 
 try:
     import fcntl
-except ImportError:  # Windows has no locks that end with their process
-    fcntl = None
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def fresh_workdir(name: str) -> Path:
@@ -54,14 +54,26 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises UserError if another run holds the lock.
     """
     with (workdir / names.LOCK).open("a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another run is using {workdir}: wait for it or choose another --workdir"
-                ) from None
+        if not _lock(file):
+            raise UserError(
+                f"another run is using {workdir}: wait for it or choose another --workdir"
+            )
         yield
+
+
+def _lock(file: IO) -> bool:
+    """Locks a file until it is closed, or its process ends; returns whether it was free."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):  # so Linux and Windows call it
+        return False
+    return True
 
 
 def check_space(workdir: Path, needed: int) -> None:

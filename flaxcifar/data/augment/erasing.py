@@ -34,7 +34,7 @@ def cutout(
         """Returns bool [B, length]: the pixels along an axis that the square covers."""
         start = random.integer(draw, length)[:, None] - size // 2
         pixels = np.arange(length)[None, :]
-        return (pixels >= start) & (pixels < start + size)
+        return (start <= pixels) & (pixels < start + size)
 
     square = covered(height, 0)[:, :, None] & covered(width, 1)[:, None, :]
     return jnp.where(square[..., None], fill, images)

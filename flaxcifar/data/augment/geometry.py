@@ -76,7 +76,7 @@ def transform(
 
 
 def _coordinates(
-    size: tuple[int, int],
+    size: tuple[int, ...],
     angle: jax.Array | None,
     down: jax.Array | None,
     right: jax.Array | None,
@@ -152,8 +152,11 @@ def pad_crop(
 
     def source(size: int, draw: int) -> jax.Array:
         """Returns int32 [B, size]: the source of each pixel along an axis, -1 for the border."""
-        options = {"constant_values": -1} if mode == "constant" else {}
-        padded = np.pad(np.arange(size, dtype=np.int32), padding, mode, **options)
+        pixels = np.arange(size, dtype=np.int32)
+        if mode == "constant":
+            padded = np.pad(pixels, padding, mode, constant_values=-1)
+        else:
+            padded = np.pad(pixels, padding, mode)
         offset = random.integer(draw, 2 * padding + 1)
         return jnp.asarray(padded)[offset[:, None] + np.arange(size)[None, :]]
 

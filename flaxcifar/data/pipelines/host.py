@@ -40,7 +40,7 @@ class HostPipeline:
         }
 
 
-def _pipeline(split: Split, index_batches: np.ndarray):
+def _pipeline(split: Split, index_batches: np.ndarray) -> Any:
     """Returns the tf.data.Dataset of the batches; prefetching overlaps it with the device."""
     tf = import_tensorflow()
 

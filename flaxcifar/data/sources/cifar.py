@@ -85,15 +85,16 @@ def _from_archive(name: str, path: Path, image_size: int, _: Empty) -> Dataset:
     folder, expected = _PLACES[name][1], FILE_MD5[name]
     files = {}
     try:
-        with gzip.open(path) as file:
-            content = file.read(_MOST_BYTES + 1)
+        with gzip.open(path) as packed:
+            content = packed.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise UserError(f"{path} unpacks to more than {_MOST_BYTES:,} bytes. {_AGAIN}")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for member in tar:
-                place, _, file = member.name.removeprefix("./").rpartition("/")
-                if member.isfile() and place == folder and file in expected:
-                    files[file] = _checked(path / file, tar.extractfile(member), expected[file])
+                place, file = member.name.removeprefix("./").rpartition("/")[::2]
+                stored = tar.extractfile(member) if member.isfile() else None
+                if stored and place == folder and file in expected:
+                    files[file] = _checked(path / file, stored, expected[file])
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         words = " ".join(str(error).split())
         raise UserError(f"{path} is damaged or incomplete ({words}). {_AGAIN}") from error
@@ -159,13 +160,13 @@ def _cifar10(files: dict[str, dict], image_size: int) -> Dataset:
 def _cifar100(files: dict[str, dict], image_size: int) -> Dataset:
     meta, train, test = files["meta"], files["train"], files["test"]
     class_names = tuple(meta["fine_label_names"])
-    pairs = [np.array(train[key] + test[key]) for key in ("fine_labels", "coarse_labels")]
+    fine, coarse = (np.array(train[key] + test[key]) for key in ("fine_labels", "coarse_labels"))
     return Dataset(
         "cifar100",
         _split([train], "fine_labels", image_size),
         _split([test], "fine_labels", image_size),
         class_names,
-        superclasses(*pairs, len(class_names)),
+        superclasses(fine, coarse, len(class_names)),
         tuple(meta["coarse_label_names"]),
     )
 

@@ -66,63 +66,63 @@ def _stripes(u: np.ndarray, random: Random) -> np.ndarray:
 
 
 @_drawing
-def horizontal_stripes(x, y, random):
+def horizontal_stripes(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _stripes(y, random)
 
 
 @_drawing
-def vertical_stripes(x, y, random):
+def vertical_stripes(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _stripes(x, random)
 
 
 @_drawing
-def diagonal_stripes(x, y, random):
+def diagonal_stripes(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _stripes((x * random.sign() + y) * np.float32(0.7), random)
 
 
 @_drawing
-def waves(x, y, random):
+def waves(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     bend = _wave(y * np.float32(0.9) + random.uniform(0, 1)) * np.float32(0.16)
     return _stripes(x + bend, random)
 
 
 @_drawing
-def zigzags(x, y, random):
+def zigzags(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _stripes(y + _triangle(x + random.uniform(0, 1)) * np.float32(0.3), random)
 
 
 @_drawing
-def checkerboard(x, y, random):
+def checkerboard(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     u, v = (_triangle(c * np.float32(1.2) + random.uniform(0, 1)) for c in (x, y))
     return np.clip(8 * u * v, -1, 1)
 
 
 @_drawing
-def bricks(x, y, random):
+def bricks(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     row = y * 2 + random.uniform(0, 1)
     column = x + random.uniform(0, 1) + np.floor(row) * np.float32(0.5)
     return _figure(np.maximum(_triangle(row) - np.float32(0.4), (_triangle(column) - 0.7) * 2))
 
 
 @_drawing
-def grid(x, y, random):
+def grid(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     u, v = (_triangle(c * np.float32(1.5) + random.uniform(0, 1)) for c in (x, y))
     return _figure((np.maximum(u, v) - np.float32(0.5)) / 2)
 
 
 @_drawing
-def dots(x, y, random):
+def dots(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     u, v = (_wave(c * np.float32(1.4) + random.uniform(0, 1)) for c in (x, y))
     return _figure((u + v - np.float32(0.5)) / 3)
 
 
 @_drawing
-def rings(x, y, random):
+def rings(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _stripes(np.sqrt(x * x + y * y), random)
 
 
 @_drawing
-def rays(x, y, random):
+def rays(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     for _ in range(3):  # (x + iy) ** 8: its angle makes eight turns
         x, y = x * x - y * y, 2 * x * y
         length = np.sqrt(x * x + y * y) + np.float32(1e-6)
@@ -131,52 +131,52 @@ def rays(x, y, random):
 
 
 @_drawing
-def mosaic(x, y, random):
+def mosaic(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     tiles = random.uniform(-1, 1, 16, 16)
     u, v = (((c + 3) * np.float32(2.5)).astype(np.int32) % 16 for c in (x, y))
     return np.where(tiles[np.arange(len(x))[:, None, None], v, u] > 0, np.float32(1), -1)
 
 
 @_drawing
-def disc(x, y, random):
+def disc(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _figure(np.float32(0.6) - np.sqrt(x * x + y * y))
 
 
 @_drawing
-def square(x, y, random):
+def square(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _figure(np.float32(0.55) - np.maximum(np.abs(x), np.abs(y)))
 
 
 @_drawing
-def triangle(x, y, random):
+def triangle(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _figure(np.minimum(np.float32(0.5) - y, (y + np.float32(0.7)) / 2 - np.abs(x)))
 
 
 @_drawing
-def cross(x, y, random):
+def cross(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     u, v = np.abs(x), np.abs(y)
     return _figure(np.minimum(np.float32(0.2) - np.minimum(u, v), 0.7 - np.maximum(u, v)))
 
 
 @_drawing
-def hoop(x, y, random):
+def hoop(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _figure(np.float32(0.14) - np.abs(np.sqrt(x * x + y * y) - np.float32(0.55)))
 
 
 @_drawing
-def frame(x, y, random):
+def frame(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     return _figure(np.float32(0.13) - np.abs(np.maximum(np.abs(x), np.abs(y)) - np.float32(0.55)))
 
 
 @_drawing
-def heart(x, y, random):
+def heart(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     u, v = x * np.float32(1.7), (np.float32(0.1) - y) * np.float32(1.7)
     bulge = u * u + v * v - 1
     return np.clip(-24 * (bulge * bulge * bulge - u * u * v * v * v), -1, 1)
 
 
 @_drawing
-def crescent(x, y, random):
+def crescent(x: np.ndarray, y: np.ndarray, random: Random) -> np.ndarray:
     shifted = x + np.float32(0.35) * random.sign()
     inner = np.sqrt(shifted * shifted + y * y) - np.float32(0.5)
     return _figure(np.minimum(np.float32(0.65) - np.sqrt(x * x + y * y), inner))

@@ -5,6 +5,7 @@ of every class is held out as the test split, the same in every run.
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -65,13 +66,22 @@ def folder(directory: str, image_size: int) -> Source:
     return Source(name, recipe, decode, root, tuple(files))
 
 
-def _decode(name, root, files, labels, splits, class_names, image_size, empty: Empty) -> Dataset:
+def _decode(
+    name: str,
+    root: Path,
+    files: Sequence[str],
+    labels: np.ndarray,
+    splits: Sequence[np.ndarray],
+    class_names: tuple[str, ...],
+    image_size: int,
+    empty: Empty,
+) -> Dataset:
     read = []
     for rows in splits:
         images = empty((len(rows), image_size, image_size, 3))
         read_images([root / files[row] for row in rows], images)
         read.append(Split(images, labels[rows].astype(np.int32)))
-    return Dataset(name, *read, class_names)
+    return Dataset(name, read[0], read[1], class_names)
 
 
 def _classes(root: Path) -> dict[str, list[str]]:
