@@ -65,7 +65,7 @@ def _flags(parser: argparse.ArgumentParser) -> Iterable[tuple[str, str]]:
             flag = " ".join([", ".join(action.option_strings), str(value)]).strip()
             title = group.title if group.title not in ("options", "positional arguments") else None
             help_text = " ".join((action.help or "").split())
-            words = [title.split(",")[0], help_text] if title else [help_text]
+            words = [title.partition(" (")[0], help_text] if title else [help_text]
             yield f"`{flag}`", ": ".join(filter(None, words))
 
 

@@ -32,7 +32,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "several processes (detected on Slurm, Open MPI and TPU VMs; else use the flags)"
     )
-    group.add_argument("--distributed", action="store_true", help="let JAX detect the cluster")
+    group.add_argument(
+        "--distributed", action="store_true", help="let JAX detect them, as on Kubernetes"
+    )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     group.add_argument("--process_id", type=int, metavar="I", help="this process: 0 to N - 1")
@@ -73,7 +75,7 @@ def _join(flags: argparse.Namespace) -> None:
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=_ENDING,
         )
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # JAX's detection raises anything
         words = " ".join(str(error).split())[:300]
         raise UserError(f"the processes of the run could not connect ({words})") from error
     console.console.quiet = jax.process_index() > 0

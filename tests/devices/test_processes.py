@@ -8,9 +8,11 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import processes_worker
 import pytest
 import tiny
 
+from flaxcifar.cli import train
 from flaxcifar.devices import parallel, processes
 from flaxcifar.errors import UserError
 from flaxcifar.training.loop import train_and_evaluate
@@ -305,6 +308,104 @@ def test_launchers_are_recognised(monkeypatch, variables, several):
     assert bool(started) == several
     processes.start(parser.parse_args(["--distributed"]))
     assert len(started) == several + 1
+
+
+class KubernetesApi:
+    """What JAX asks the Kubernetes API for, from the second pod of an indexed job of two."""
+
+    class ApiException(Exception):
+        status, reason = 403, "Forbidden"
+
+    def __init__(self, allowed):
+        self.allowed = allowed
+
+    def list_namespaced_pod(self, namespace, field_selector):
+        assert field_selector == "status.podIP=127.0.0.1"
+        if not self.allowed:
+            raise self.ApiException
+        owner = SimpleNamespace(controller=True, kind="Job")
+        labels = {"job-name": "flaxcifar"}
+        metadata = SimpleNamespace(labels=labels, owner_references=[owner])
+        pod = SimpleNamespace(metadata=metadata, spec=SimpleNamespace(subdomain="pods"))
+        return SimpleNamespace(items=[pod])
+
+    def read_namespaced_job(self, name, namespace):
+        metadata = SimpleNamespace(name=name, labels={"app": "flaxcifar"})
+        return SimpleNamespace(metadata=metadata, spec=SimpleNamespace(parallelism=2))
+
+
+@pytest.fixture
+def pod(monkeypatch):
+    """The environment of a pod: `pod(allowed)` says whether it may use the API."""
+    from jax._src.clusters.k8s_cluster import K8sCluster
+
+    def enter(allowed):
+        api = KubernetesApi(allowed)
+        exceptions = SimpleNamespace(ApiException=api.ApiException)
+        client = SimpleNamespace(
+            CoreV1Api=lambda: api, BatchV1Api=lambda: api, exceptions=exceptions
+        )
+        configured = SimpleNamespace(load_incluster_config=lambda: None)
+        module = SimpleNamespace(config=configured, client=client)
+        monkeypatch.setitem(sys.modules, "kubernetes", module)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv("HOSTNAME", "flaxcifar-1")
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+        monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.0.1")
+        monkeypatch.setattr(K8sCluster, "_namespace", lambda: "default")
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    cached = [K8sCluster._pod, K8sCluster._job, K8sCluster._controller]
+    yield enter
+    for method in cached:
+        method.__func__.cache_clear()
+
+
+def start_detected(monkeypatch, *flags):
+    """Returns what JAX detects: address of process 0, number of processes, this one's number."""
+    from jax._src.clusters import ClusterEnv
+
+    found = []
+
+    def initialize(coordinator, count, number, **timeouts):
+        seconds = timeouts["initialization_timeout"]
+        found.append(
+            ClusterEnv.auto_detect_unset_distributed_params(
+                coordinator, count, number, None, None, seconds
+            )[:3]
+        )
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    parser = argparse.ArgumentParser()
+    processes.add_flags(parser)
+    processes.start(parser.parse_args(flags))
+    return found
+
+
+def test_jax_finds_the_pods_of_a_kubernetes_job(pod, monkeypatch):
+    pod(allowed=True)
+    assert start_detected(monkeypatch, "--distributed") == [("flaxcifar-0.pods:55527", 2, 1)]
+
+
+def test_a_pod_by_itself_trains_by_itself(pod, monkeypatch):
+    pod(allowed=True)
+    assert start_detected(monkeypatch) == []
+
+
+def test_a_service_account_without_permission_is_one_line(pod, monkeypatch):
+    pod(allowed=False)
+    with pytest.raises(UserError, match="could not connect .*403 - Forbidden.*service account"):
+        start_detected(monkeypatch, "--distributed")
+
+
+def test_the_example_of_kubernetes_has_what_jax_asks_for():
+    documents = (Path(__file__).parents[2] / "docs/kubernetes.yaml").read_text().split("---\n")
+    service, job = documents[-2:]
+    assert "completionMode: Indexed" in job and "subdomain: flaxcifar" in job
+    assert "clusterIP: None" in service and "job-name: flaxcifar" in service
+    (arguments,) = re.findall(r"args: \[(.*)\]", job)
+    flags, _ = train.parser().parse_known_args(arguments.split(", ")[1:])
+    assert flags.distributed and flags.config == "vgg"
 
 
 def test_one_process_decides_for_itself():
