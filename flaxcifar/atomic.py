@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Prefix of the names that unfinished folders have until they are published.
 _TEMPORARY = ".tmp-"
+# Windows cannot open a folder.
+_FOLDERS_OPEN = os.name != "nt"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -91,8 +93,8 @@ def _make_folder(parent: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open a directory
+    if path.is_dir() and not _FOLDERS_OPEN:
+        return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

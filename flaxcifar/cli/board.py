@@ -74,6 +74,8 @@ def remove_stale_notes(folder: Path) -> int:
 
 
 def _alive(process: int) -> bool:
+    if sys.platform == "win32":
+        return True  # os.kill would send it a Ctrl-C
     try:
         os.kill(process, 0)
     except ProcessLookupError:

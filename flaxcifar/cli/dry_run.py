@@ -1,9 +1,7 @@
 """Prints the plan of a run, with times from a few real steps; writes nothing."""
 
 import math
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from flaxcifar import console
 from flaxcifar.console import clock_time
 from flaxcifar.data.dataset import Split
 from flaxcifar.devices import parallel
+from flaxcifar.devices.memory import peak_memory
 from flaxcifar.models.summary import model_summary
 from flaxcifar.training.banner import show_banner
 from flaxcifar.training.dispatch import dispatches
@@ -167,10 +166,8 @@ def memory() -> str:
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in _devices()]
     if peaks and all(peaks):
         return f"{_megabytes(max(peaks))} at most on a device"
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{_megabytes(peak)} at most in this process"
+    peak = peak_memory()
+    return f"{_megabytes(peak)} at most in this process" if peak else "not known on this system"
 
 
 def plot(values: list[float]) -> list[str]:

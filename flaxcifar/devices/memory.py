@@ -12,6 +12,11 @@ import platform
 import sys
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _TUNABLE = "glibc.malloc.hugetlb"
 KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -70,6 +75,15 @@ def available_memory(
             path = root / group.lstrip("/")
             limits += [_read_limit(place / name) for place in (path, *path.parents)]
     return min(limits)
+
+
+def peak_memory() -> int | None:
+    """Returns the most bytes of memory that this process has had, or None on Windows."""
+    if resource is None:
+        return None
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _read_limit(path: Path) -> float:
