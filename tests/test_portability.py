@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 SCRIPT = """
 import fcntl, importlib, os, pkgutil, shutil, sys, types
 from pathlib import Path
@@ -64,6 +66,7 @@ print(sorted(path.name for path in workdir.iterdir()))
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it imitates Windows on POSIX")
 def test_the_package_imports_locks_and_publishes_without_posix(tmp_path):
     code = textwrap.dedent(SCRIPT)
     done = subprocess.run(
