@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import importlib.util
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,13 +19,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False)
+# In a notebook rich draws bars with ipywidgets. Without them it shows plain lines there.
+_in_notebook = None if importlib.util.find_spec("ipywidgets") else False
+console = Console(highlight=False, force_jupyter=_in_notebook)
 if not console.is_terminal:
     # A file or a pipe has no width, and rich would wrap the tables at 80 columns.
     console.width = 120
 
 # The run of a sweep that this thread trains.
 _name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="")
+
+
+def _is_live() -> bool:
+    """Whether bars can be drawn: on a terminal or in a notebook, and not by one of several runs."""
+    return (console.is_terminal or console.is_jupyter) and not _name.get()
 
 
 @contextlib.contextmanager
@@ -78,7 +86,7 @@ def working(
     Yields:
       A function to call with the number of items done since its last call.
     """
-    live = console.is_terminal and not _name.get()
+    live = _is_live()
     columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
     if total is not None:
         columns[1:1] = [BarColumn(), MofNCompleteColumn()]
@@ -120,7 +128,7 @@ class TrainingProgress:
 
     def __init__(self, total_steps: int, total_epochs: int, interval: float = 30.0):
         self._total_epochs = total_epochs
-        self._live = console.is_terminal and not _name.get()
+        self._live = _is_live()
         self._interval = 0.5 if self._live else interval
         self._shown = self._started = time.monotonic()
         self._first: int | None = None

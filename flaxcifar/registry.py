@@ -4,15 +4,26 @@ Keywords are checked against the annotations of a function, which may contain ru
 `depth: Annotated[int, at_least(1)] = 2`.
 """
 
+import functools
 import importlib
 import inspect
 import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import metadata
+from typing import Any, TypeVar
 
 from flaxcifar.errors import UserError, suggestion
 from flaxcifar.rules import describe, fits
+
+# Installed packages name their modules that register functions under this entry point.
+ENTRY_POINT = "flaxcifar"
+
+F = TypeVar("F", bound=Callable)
+
+# All that have been created.
+REGISTRIES: list["Registry"] = []
 
 
 class Registry:
@@ -41,14 +52,34 @@ class Registry:
         self.kind = kind
         self._package = package
         self._functions: dict[str, Callable] = {}
+        REGISTRIES.append(self)
 
-    def register(self, function: Callable) -> Callable:
-        """Registers `function` under its own name; a decorator."""
-        self._functions[function.__name__] = function
+    def register(self, function: F) -> F:
+        """Registers `function` under its own name; a decorator.
+
+        A function of the same name is replaced, as when a notebook's cell runs again.
+
+        Raises:
+          UserError: the package has a function of this name.
+        """
+        name = function.__name__
+        if is_own(function) != is_own(self._functions.get(name, function)):
+            raise UserError(f"flaxcifar has {self.article} {name!r} already: choose another name")
+        self._functions[name] = function
         return function
+
+    @property
+    def article(self) -> str:
+        """The kind with its article, for messages."""
+        return f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
+
+    def added(self) -> dict[str, Callable]:
+        """Returns the functions by name that are not the package's own."""
+        return {name: f for name, f in self._functions.items() if not is_own(f)}
 
     def names(self) -> tuple[str, ...]:
         """Returns the registered names, sorted."""
+        _import_plugins()
         if self._package is not None:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
@@ -98,10 +129,26 @@ class Registry:
         kwargs = dict(spec)
         name = kwargs.pop("name", None)
         if name is None:
-            raise UserError(f"a {self.kind} needs a name (there are: {', '.join(self.names())})")
+            raise UserError(f"{self.article} needs a name (there are: {', '.join(self.names())})")
         function = self.get(name)
         check_keywords(f"{self.kind} {name!r}", self.keywords(name), kwargs)
         return function, kwargs
+
+
+def is_own(function: Callable) -> bool:
+    """Returns whether a function belongs to this package."""
+    return function.__module__.partition(".")[0] == "flaxcifar"
+
+
+@functools.cache
+def _import_plugins() -> None:
+    """Imports the modules that installed packages offer; reports those that fail."""
+    for entry in metadata.entry_points(group=ENTRY_POINT):
+        try:
+            entry.load()
+        except Exception as error:  # of code that is not ours
+            where = f"{entry.name} ({entry.value})"
+            print(f"flaxcifar: cannot import the plugin {where}: {error}", file=sys.stderr)
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:

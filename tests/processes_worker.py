@@ -3,22 +3,38 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import tiny
 
 from flaxcifar.cli.command import run_command
 from flaxcifar.devices import processes
+from flaxcifar.training.callbacks import Callback, Run
 from flaxcifar.training.loop import train_and_evaluate
 
-Job = tuple[str, dict]  # a workdir and the changes of the config
+# A workdir and the changes of the config, with the epoch after which a callback stops, `stop_at`.
+Job = tuple[str, dict]
+
+
+class StopAt(Callback):
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def on_epoch_end(self, run: Run, row: Mapping[str, Any]) -> bool:
+        print(f"callback: epoch {row['epoch']}")
+        return row["epoch"] == self.epoch
 
 
 def run_job(workdir: str, changes: dict) -> int:
+    config = tiny.config(**{key: value for key, value in changes.items() if key != "stop_at"})
+    callbacks = [StopAt(changes["stop_at"])] if "stop_at" in changes else []
+
     def train(_: list[str]) -> None:
         with processes.ending_together():
-            train_and_evaluate(tiny.config(**changes), workdir)
+            train_and_evaluate(config, workdir, callbacks=callbacks)
 
     try:
         run_command(train)

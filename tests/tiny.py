@@ -25,8 +25,8 @@ class Stage(nnx.Module):
         self.norm = BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
         self.dropout = Dropout(0.2, salt=features)
 
-    def __call__(self, x, seeds):
-        return self.dropout(nnx.relu(self.norm(self.conv(x))), seeds)
+    def __call__(self, x):
+        return self.dropout(nnx.relu(self.norm(self.conv(x))))
 
 
 class Tiny(nnx.Module):
@@ -35,8 +35,8 @@ class Tiny(nnx.Module):
         self.stage2 = Stage(8, 16, dtype, axis_name, rngs)
         self.head = nnx.Linear(16, classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, seeds=None):
-        x = self.stage2(self.stage1(x, seeds), seeds)
+    def __call__(self, x):
+        x = self.stage2(self.stage1(x))
         return self.head(jnp.mean(x, axis=(1, 2))).astype(jnp.float32)
 
 
@@ -51,8 +51,8 @@ class OneStage(nnx.Module):
         self.stage1 = Stage(3, 8, dtype, axis_name, rngs)
         self.head = nnx.Linear(8, classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, seeds=None):
-        return self.head(jnp.mean(self.stage1(x, seeds), axis=(1, 2))).astype(jnp.float32)
+    def __call__(self, x):
+        return self.head(jnp.mean(self.stage1(x), axis=(1, 2))).astype(jnp.float32)
 
 
 @MODELS.register

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from flaxcifar.components import import_components
 from flaxcifar.devices.tpu import has_chips, quiet_libtpu
 from flaxcifar.errors import RunError, UserError
 
@@ -27,6 +28,13 @@ COMMANDS = {
     "aot": "compile training for a TPU slice without having one",
     "completion": "print a shell completion script",
 }
+
+
+class _Import(argparse.Action):
+    """Imports a module or a file for the components that it registers."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        import_components(values)
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +57,8 @@ class Parser(argparse.ArgumentParser):
             ),
             allow_abbrev=False,
         )
+        words = "register components of your own"
+        self.add_argument("--import", action=_Import, metavar="MODULE", help=words)
 
     def add_config(self, words: str = "a shipped config or a Python file", **options: Any) -> None:
         """Adds the flag --config, of which `config.load` reads the value."""

@@ -8,13 +8,11 @@ model.stablehlo, for jax.export.deserialize, and model.onnx map uint8 images
 checked against the model itself.
 """
 
-import importlib.util
 from pathlib import Path
 
 from flaxcifar import console
 from flaxcifar.cli.command import Parser
-from flaxcifar.errors import UserError
-from flaxcifar.inference.export import FORMATS, export, make_checks
+from flaxcifar.inference.export import FORMATS, check_formats, export_files
 from flaxcifar.inference.trained import Trained
 
 
@@ -33,21 +31,9 @@ def parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Writes the files and prints how far their logits are from the model's."""
     flags = parser().parse_args(argv)
-    for name in flags.format:
-        for package in FORMATS[name][1]:
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f"--format {name} needs {package}: pip install -e '.[export]'")
+    check_formats(flags.format)
     trained = Trained.from_workdir(flags.workdir, strict=flags.strict)
     folder = flags.output or Path(flags.workdir) / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: cannot create {folder} ({error.strerror})") from error
-    checks = make_checks(trained)
-    for name in flags.format:
-        path = folder / f"model.{name}"
-        with console.working(f"exporting to {name}"):
-            worst = export(trained, name, path, checks)
-        console.say(
-            f"{path} ({path.stat().st_size / 1e6:.1f} MB): logits within {worst:.1e} of the model's"
-        )
+    for _, path, worst in export_files(trained, folder, flags.format):
+        size = path.stat().st_size / 1e6
+        console.say(f"{path} ({size:.1f} MB): logits within {worst:.1e} of the model's")

@@ -1,12 +1,11 @@
 """Converts weights from and to Keras files.
 
-    flaxcifar keras_weights read cifar100vgg.h5 --workdir runs/vgg \\
-        --config vgg
+    flaxcifar keras_weights read cifar100vgg.h5 --workdir runs/vgg --config vgg
     flaxcifar keras_weights write vgg.weights.h5 --workdir runs/first
 
 read makes a workdir, for evaluate, predict and init_from, from a Keras file.
-write makes a Keras file, whose network returns logits, from the best checkpoint
-of a run. If Keras is installed, its logits must be equal.
+write makes a Keras file of a run's best checkpoint, which returns logits. They
+are compared with Keras' if that is installed.
 """
 
 import math

@@ -3,12 +3,15 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from flaxcifar.config.defaults import to_json
+from flaxcifar.config.defaults import filled, to_json
 
 
 def config_changes(saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns {dotted key: (saved value, new value)} of the keys that differ."""
-    old, new = flatten(to_json(saved)), flatten(to_json(config))
+    """Returns {dotted key: (saved value, new value)} of the keys that differ.
+
+    Keys that an older `saved` lacks have their defaults.
+    """
+    old, new = flatten(filled(to_json(saved))), flatten(to_json(config))
     keys = sorted({*old, *new})
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flaxcifar.config.defaults import default_config, plain
-from flaxcifar.config.knobs import KNOBS, NAMED, is_storable
+from flaxcifar.config.knobs import KNOBS, NAMED, is_storable, metric_name
 from flaxcifar.errors import UserError, suggestion
 from flaxcifar.rules import Rule, describe, fits
 
@@ -77,7 +77,14 @@ def _check_combinations(values: dict) -> None:
             "data.validation_percent must be above 0 for early stopping and reduce_on_plateau, "
             "which watch a validation split, got 0"
         )
-    better = "min" if stopping["metric"] == "loss" else "max"
+    modes = {"loss": "min", "accuracy": "max", "top5_accuracy": "max"}
+    modes |= {metric_name(spec): stopping["mode"] for spec in values["metrics"]}
+    if stopping["metric"] not in modes:
+        raise UserError(
+            f"early_stopping.metric must be one of {', '.join(modes)}, got "
+            f"{stopping['metric']!r}{suggestion(stopping['metric'], modes)}"
+        )
+    better = modes[stopping["metric"]]
     if stopping["mode"] != better:
         raise UserError(
             f"early_stopping.mode must be {better!r} for early_stopping.metric="

@@ -19,7 +19,7 @@ def default_config() -> ConfigDict:
     for key, knob in KNOBS.items():
         section, _, leaf = key.rpartition(".")
         (config.setdefault(section, {}) if section else config)[leaf] = knob.default
-    return from_json(config)
+    return _locked(config)
 
 
 def to_json(config: Mapping | ConfigDict) -> dict:
@@ -28,8 +28,30 @@ def to_json(config: Mapping | ConfigDict) -> dict:
 
 
 def from_json(data: Mapping) -> ConfigDict:
-    """Restores the locked config from the dict that `to_json` returned. Lists become tuples."""
-    config = ConfigDict(plain(data)).lock()
+    """Restores the locked config from the dict that `to_json` returned. Lists become tuples.
+
+    Keys that the dict lacks, because it is older, have their defaults.
+    """
+    return _locked(filled(plain(data)))
+
+
+def filled(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a plain config with missing keys at their defaults, and integers of float keys."""
+    return _filled(config, plain(default_config()))
+
+
+def _filled(config: Any, default: Any) -> Any:
+    if isinstance(config, dict) and isinstance(default, dict):
+        named = config.keys() & set(NAMED)
+        return default | {
+            key: value if key in named else _filled(value, default.get(key))
+            for key, value in config.items()
+        }
+    return float(config) if isinstance(default, float) and type(config) is int else config
+
+
+def _locked(values: dict[str, Any]) -> ConfigDict:
+    config = ConfigDict(values).lock()
     for key in NAMED:  # Their keywords depend on the name.
         if isinstance(config.get(key), ConfigDict):
             config[key].unlock()

@@ -6,6 +6,7 @@ docs/reference/config.md is generated from this file.
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from flaxcifar.rules import FRACTION, MAX_SEED, MAX_STEPS, Rule, at_least, between, fits, one_of
@@ -255,8 +256,8 @@ KNOBS: dict[str, Knob] = {
     ),
     "early_stopping.metric": Knob(
         "loss",
-        "Validation metric that decides early stopping and the best checkpoint.",
-        one_of("loss", "accuracy", "top5_accuracy"),
+        "Validation metric that decides early stopping and the best checkpoint: `loss`, "
+        "`accuracy`, `top5_accuracy` or one of `metrics`.",
         compiled=False,
     ),
     "early_stopping.mode": Knob(
@@ -272,6 +273,11 @@ KNOBS: dict[str, Knob] = {
         True,
         "Evaluate, predict and export with the parameters of the best epoch; False: of the last.",
         compiled=False,
+    ),
+    "metrics": Knob(
+        (),
+        "Metrics to report in addition, each `dict(name=..., **kwargs)`: `top_k` or your own.",
+        Rule(_is_named, "dict(name=..., **kwargs)", each=True),
     ),
     "test_views": Knob(
         "none",
@@ -327,6 +333,12 @@ KNOBS: dict[str, Knob] = {
 
 # Keys whose value is `dict(name=..., **kwargs)`; their keywords are checked by a registry.
 NAMED = tuple(key for key, knob in KNOBS.items() if isinstance(knob.default, dict))
+
+
+def metric_name(spec: Mapping[str, Any]) -> str:
+    """Returns the name of a metric in results: that of `dict(name="top_k", k=3)` is top_k_3."""
+    keywords = (value for key, value in spec.items() if key != "name")
+    return "_".join(map(str, (spec["name"], *keywords)))
 
 
 def is_storable(value: Any) -> bool:

@@ -1,16 +1,16 @@
-"""Loads a shipped config or a Python file and applies command-line overrides."""
+"""Loads a shipped config or a Python file and applies overrides."""
 
 import ast
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from flaxcifar.config.check import check
-from flaxcifar.config.defaults import default_config, from_json, plain
+from flaxcifar.config.defaults import filled, from_json, plain
 from flaxcifar.config.knobs import NAMED
 from flaxcifar.errors import UserError, suggestion
 from flaxcifar.rules import describe
@@ -25,8 +25,12 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in _SHIPPED.glob("*.py"))
 
 
-def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the validated config of a Python file, with `overrides` applied.
+def load(
+    path_or_name: str | Path,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """Returns the validated config of a Python file, with overrides applied.
 
     Args:
       path_or_name: a Python file that defines `get_config()`, or the name of a shipped config. Text
@@ -35,22 +39,21 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         of a string key is taken literally. All others are Python literals (`0.1`, `true`,
         `(60, 120)`, `dict(name="cutout", size=8)`). Choosing another model, optimizer or schedule
         by name drops the keywords of the previous one, except an optimizer's learning rate.
+      values: overrides as Python values by dotted key, or nested: {"optimizer": {"decay": 0.1}}.
 
     Raises:
       UserError: there is no such config, its file cannot be run, or a key or value is invalid.
     """
     config = plain(_get_config(_find(str(path_or_name))))
-    assignments = _assignments(overrides)
-    for key, text in assignments.items():
-        section, _, leaf = key.rpartition(".")
-        if section in NAMED and leaf == "name" and isinstance(config.get(section), dict):
-            if text != config[section].get("name"):
-                kept = {"learning_rate"} & config[section].keys() if section == "optimizer" else ()
-                config[section] = {k: config[section][k] for k in kept}
-                config[section]["name"] = text
-    for key, text in assignments.items():
-        _assign(config, key, text)
-    config = _filled(config, plain(default_config()))
+    texts, flat = _assignments(overrides), dict(_flat("", values or {}))
+    _rename(config, flat | texts)
+    for key, value in flat.items():
+        section, leaf = _section(config, key)
+        section[leaf] = plain(value)
+    for key, text in texts.items():
+        section, leaf = _section(config, key)
+        section[leaf] = _parse(key, text, section.get(leaf))
+    config = filled(config)
     check(config)
     return from_json(config)
 
@@ -108,25 +111,49 @@ def _assignments(overrides: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def _assign(config: dict, key: str, text: str) -> None:
-    """Sets the dotted `key` of `config` in place, parsing `text` by the type of its old value."""
+def _rename(config: dict, assignments: Mapping[str, Any]) -> None:
+    """Drops the keywords of the functions for which `assignments` name another one."""
+    for key, value in assignments.items():
+        section, _, leaf = key.rpartition(".")
+        if section in NAMED and leaf == "name" and isinstance(config.get(section), dict):
+            if value != config[section].get("name"):
+                kept = {"learning_rate"} & config[section].keys() if section == "optimizer" else ()
+                config[section] = {k: config[section][k] for k in kept}
+                config[section]["name"] = value
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields dotted keys and values. `dict(name=..., **kwargs)` of a function is one value."""
+    for key, value in values.items():
+        is_dict = isinstance(value, Mapping | ConfigDict)
+        if is_dict and not (prefix + key in NAMED and "name" in value):
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield prefix + key, value
+
+
+def _section(config: dict, key: str) -> tuple[dict, str]:
+    """Returns the section that holds the dotted `key`, made if it is missing, and the last part."""
     *parents, leaf = key.split(".")
     for depth, parent in enumerate(parents, 1):
         config = config.setdefault(parent, {})
         if not isinstance(config, dict):
             above = ".".join(parents[:depth])
             raise UserError(f"{above} has no keys of its own: set --config.{above}=VALUE")
-    current = config.get(leaf)
+    return config, leaf
+
+
+def _parse(key: str, text: str, current: Any) -> Any:
+    """Returns the value that `text` stands for, given the current value of the key."""
     if isinstance(current, str):
-        config[leaf] = text
-        return
+        return text
     try:
         value = _literal({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if isinstance(current, int | float) and isinstance(value, str):
         raise UserError(f"{key} must be {describe(type(current))}, got {text!r}")
-    config[leaf] = plain(value)
+    return plain(value)
 
 
 def _literal(text: str) -> Any:
@@ -146,14 +173,3 @@ class _DictCalls(ast.NodeTransformer):
             ast.Constant(keyword.arg) if keyword.arg else None for keyword in node.keywords
         ]
         return ast.Dict(keys, [keyword.value for keyword in node.keywords])
-
-
-def _filled(config: Any, default: Any) -> Any:
-    """Fills in missing keys from `default`, and converts integers of float keys."""
-    if isinstance(config, dict) and isinstance(default, dict):
-        named = config.keys() & set(NAMED)
-        return default | {
-            key: value if key in named else _filled(value, default.get(key))
-            for key, value in config.items()
-        }
-    return float(config) if isinstance(default, float) and type(config) is int else config

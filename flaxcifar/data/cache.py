@@ -159,6 +159,8 @@ def _manifest(dataset: Dataset, arrays: dict[str, np.ndarray | OnDisk]) -> dict:
         "superclass_of": None if superclass_of is None else superclass_of.tolist(),
         "superclass_names": dataset.superclass_names,
     }
+    if dataset.validation_examples:
+        names["validation_examples"] = dataset.validation_examples
     fingerprint = hashlib.sha256(json.dumps(names).encode())
     for key, array in arrays.items():
         fingerprint.update(f"{key} {array.dtype} {array.shape}".encode())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flaxcifar.data.on_disk import OnDisk
+from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 
 
@@ -43,6 +44,8 @@ class Dataset:
     Attributes:
       superclass_of: int32 [classes], the superclass (coarse label in CIFAR-100) of each class, or
         None.
+      validation_examples: the number of training examples, the last ones, that are the validation
+        split; 0 if a share of the training split is held out.
       fingerprint: SHA-256, hex, of the whole content.
 
     Raises:
@@ -55,6 +58,7 @@ class Dataset:
     class_names: tuple[str, ...]
     superclass_of: np.ndarray | None = None
     superclass_names: tuple[str, ...] = ()
+    validation_examples: int = 0
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -65,19 +69,37 @@ class Dataset:
                     f"classes {name!r}."
                 )
         for name, split in (("train", self.train), ("test", self.test)):
-            wrong = (split.labels < 0) | (split.labels >= len(self.class_names))
-            if wrong.any():
-                first = int(wrong.argmax())
-                raise UserError(
-                    f"dataset {self.name!r}: labels must be from 0 to {len(self.class_names) - 1}, "
-                    f"got {split.labels[first]} for {name} example {first} "
-                    f"({np.count_nonzero(wrong):,} of {len(split):,} are out of range)."
-                )
+            owner = f"dataset {self.name!r}"
+            check_labels(split.labels, len(self.class_names), owner, f"{name} example")
+
+    def hold_out(self, percent: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the positions of training and validation examples in the training split.
+
+        Args:
+          percent: of each class; see `split_validation`. Unused if the dataset has a validation
+            split of its own.
+          seed: of the choice.
+        """
+        if not self.validation_examples:
+            return split_validation(self.train.labels, percent, seed)
+        every = np.arange(len(self.train), dtype=np.int32)
+        return every[: -self.validation_examples], every[-self.validation_examples :]
 
     def classes_with(self, examples: int) -> list[str]:
         """Returns the names of the classes that have exactly `examples` training examples."""
         counts = np.bincount(self.train.labels, minlength=len(self.class_names))
         return [self.class_names[label] for label in np.flatnonzero(counts == examples)]
+
+
+def check_labels(labels: np.ndarray, classes: int, owner: str, example: str) -> None:
+    """Raises UserError if a label is out of range; `owner` and `example` name it in the message."""
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UserError(
+            f"{owner}: labels must be from 0 to {classes - 1}, got {labels[first]} for {example} "
+            f"{first} ({np.count_nonzero(wrong):,} of {len(labels):,} are out of range)."
+        )
 
 
 def superclasses(labels: np.ndarray, coarse_labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -66,16 +66,21 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([_resize(Image.fromarray(image), size) for image in images])
 
 
+def to_pixels(image: Image.Image, size: int) -> np.ndarray:
+    """Returns an image as uint8 [size, size, 3], turned as its EXIF orientation says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16-bit greyscale: convert("RGB") would clip it at 255.
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return _resize(image.convert("RGB"), size)
+
+
 def _read_image(path: PathLike, size: int) -> np.ndarray:
     if not isfile(path):
         raise UserError(f"{path} is not a regular file: remove it")
     try:
-        with Image.open(path) as stored:
-            image = ImageOps.exif_transpose(stored)
-            if image.mode.startswith("I"):
-                # 16-bit greyscale: convert("RGB") would clip it at 255.
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-            return _resize(image.convert("RGB"), size)
+        with Image.open(path) as image:
+            return to_pixels(image, size)
     except Exception as error:  # damaged files raise anything in Pillow's plugins
         raise UserError(
             f"cannot read the image {path} ({' '.join(str(error).split())}): repair or remove it"

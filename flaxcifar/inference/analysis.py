@@ -7,14 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from flaxcifar.config import plain
 from flaxcifar.data.dataset import Dataset, Split
 from flaxcifar.inference import pictures
 from flaxcifar.inference.confusion import Calibration, calibration, confusion_matrix, most_confused
 from flaxcifar.inference.evaluate import examples
 from flaxcifar.inference.trained import Trained
-from flaxcifar.models.summary import Row, model_summary
-from flaxcifar.optim.param_groups import frozen_paths, group_words, make_groups
+from flaxcifar.models.summary import Row
 from flaxcifar.workdir.summary_file import read_summary
 from flaxcifar.workdir.test_logits import read_test_logits
 
@@ -107,8 +105,7 @@ def read_details(workdir: Path, under_way: bool = False) -> Details:
         ]
         return Gallery(pictures.bounded(part.images[indices[chosen]]), tiles)
 
-    layers, totals = _model(trained)
-    train = dataset.train
+    layers, totals = trained.layers()
     return Details(
         step=trained.step,
         split=split,
@@ -118,7 +115,7 @@ def read_details(workdir: Path, under_way: bool = False) -> Details:
         calibration=calibration(probabilities, labels),
         mistakes=gallery(mistakes),
         random=gallery(random),
-        augmented=pictures.augmented_images(train.images, train.labels, trained.config),
+        augmented=pictures.augmented_images(dataset, trained.config),
         filters=pictures.filters(trained.variables[0]),
         layers=layers,
         totals=totals,
@@ -147,14 +144,4 @@ def _predict(trained: Trained, part: Split, indices: np.ndarray) -> np.ndarray:
     """Computes probabilities chunk by chunk, because the images may be larger than memory."""
     count = -(-len(indices) * math.prod(part.images.shape[1:]) // _CHUNK)
     chunks = np.array_split(indices, max(1, count))
-    return np.concatenate([trained.predict(part.images[chunk]) for chunk in chunks])
-
-
-def _model(trained: Trained) -> tuple[list[Row], dict[str, int]]:
-    """Returns the layers and totals that the run itself printed."""
-    params, _ = trained.variables
-    groups = make_groups(params, plain(trained.config.param_groups), {}, lambda schedule: None)
-    size = trained.image_size
-    return model_summary(
-        trained.network, (size, size, 3), frozen_paths(groups), group_words(groups)
-    )
+    return np.concatenate([trained.predict_proba(part.images[chunk]) for chunk in chunks])

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from flaxcifar.config import plain
 from flaxcifar.data.dataset import Dataset, Split
-from flaxcifar.data.split import split_validation
 from flaxcifar.errors import UserError
 from flaxcifar.inference.trained import Trained
 from flaxcifar.training.evaluation import make_evaluate
+from flaxcifar.training.metrics import own_metrics
 
 
 def evaluate(
@@ -38,6 +39,7 @@ def evaluate(
         trained.normalization,
         dataset.superclass_of,
         trained.config.eval_batch_size,
+        own_metrics(plain(trained.config.metrics)),
     )
     views = trained.config.test_views if views is None else views
     return run(*trained.variables, part, indices, views).metrics
@@ -47,7 +49,5 @@ def examples(dataset: Dataset, config: Any, split: str) -> tuple[Split, np.ndarr
     """Returns the arrays that contain "train", "validation" or "test", and its indices there."""
     if split == "test":
         return dataset.test, np.arange(len(dataset.test))
-    train, validation = split_validation(
-        dataset.train.labels, config.data.validation_percent, config.seed
-    )
+    train, validation = dataset.hold_out(config.data.validation_percent, config.seed)
     return dataset.train, train if split == "train" else validation

@@ -7,19 +7,21 @@ preprocessing included.
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import logging
 import os
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from flaxcifar.errors import RunError
+from flaxcifar import console
+from flaxcifar.errors import RunError, UserError, suggestion
 from flaxcifar.inference.trained import Trained, compute_logits
 
 # From images to logits.
@@ -91,6 +93,45 @@ FORMATS = {
     "stablehlo": (write_stablehlo, ()),
     "onnx": (write_onnx, ("jax2onnx", "onnxruntime")),
 }
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises UserError if a format is unknown or needs a package that is not installed."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(
+                f"unknown format {name!r}{suggestion(name, FORMATS)} "
+                f"(there are: {', '.join(FORMATS)})"
+            )
+        for package in FORMATS[name][1]:
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"format {name} needs {package}: pip install 'flaxcifar[export]'")
+
+
+def export_files(
+    trained: Trained, folder: Path, formats: Sequence[str] = ()
+) -> Iterator[tuple[str, Path, float]]:
+    """Writes a model in several formats, by default all, to `folder`, which is created.
+
+    Yields:
+      The format, the file `model.FORMAT` and the largest relative difference of its logits.
+
+    Raises:
+      UserError: as for `check_formats`, or the folder cannot be created.
+      RunError: see `export`.
+    """
+    formats = formats or tuple(FORMATS)
+    check_formats(formats)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder} ({error.strerror})") from error
+    checks = make_checks(trained)
+    for name in formats:
+        path = folder / f"model.{name}"
+        with console.working(f"exporting to {name}"):
+            worst = export(trained, name, path, checks)
+        yield name, path, worst
 
 
 def make_checks(trained: Trained) -> list[tuple[np.ndarray, np.ndarray]]:

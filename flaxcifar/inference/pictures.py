@@ -6,9 +6,8 @@ import jax
 import numpy as np
 
 from flaxcifar.data.augment import make_augment
+from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.images import resize_images
-from flaxcifar.data.on_disk import OnDisk
-from flaxcifar.data.split import split_validation
 from flaxcifar.models.network import Arrays
 
 _LARGEST = 64  # pixels per side; keeps the report small whatever the image size
@@ -30,20 +29,17 @@ def bounded(images: np.ndarray) -> np.ndarray:
 
 
 def augmented_images(
-    images: np.ndarray | OnDisk, labels: np.ndarray, config: Any, columns: int = 12, epochs: int = 4
+    dataset: Dataset, config: Any, columns: int = 12, epochs: int = 4
 ) -> np.ndarray:
     """Shows training images, one per column: the original, then as the first epochs see it.
-
-    Args:
-      images, labels: of the training split.
 
     Returns:
       A picture, uint8 [h, w, 4].
     """
-    train, _ = split_validation(labels, config.data.validation_percent, config.seed)
+    train, _ = dataset.hold_out(config.data.validation_percent, config.seed)
     # Evenly spaced, because the split may be sorted by class.
     index = train[np.linspace(0, len(train) - 1, columns).astype(np.int32)]
-    originals = images[index]
+    originals = dataset.train.images[index]
     augment = jax.jit(make_augment(config.augment, originals.shape[1:]))
     rows = [originals]
     for epoch in range(epochs):

@@ -45,13 +45,13 @@ class Stage(nnx.Module):
             features_in = features
         self.dropout = Dropout(rate, salt=salt)
 
-    def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for n in range(1, self.depth + 1):
             x = getattr(self, f"conv{n}")(x)
             if n == self.depth and self.pool:
                 x = max_pool(x)
             x = nnx.relu(getattr(self, f"norm{n}")(x))
-        return self.dropout(x, seeds)
+        return self.dropout(x)
 
 
 class CNN(nnx.Module):
@@ -80,11 +80,11 @@ class CNN(nnx.Module):
             features_in = widths[-1]
         self.head = Head(features_in, num_classes, rngs)
 
-    def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = images
         for n in range(1, self.depth + 1):
-            x = getattr(self, f"stage{n}")(x, seeds)
+            x = getattr(self, f"stage{n}")(x)
         return self.head(jnp.mean(x, axis=(1, 2)))
 
 

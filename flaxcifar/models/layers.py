@@ -4,8 +4,10 @@ Kernels are initialised Glorot uniform, biases with zeros. Parameters and statis
 `dtype` is the dtype of the computation and of the output.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -108,6 +110,20 @@ class BatchNorm(nnx.BatchNorm):
         return super().__call__(x).astype(self.output_dtype)
 
 
+# The dropout seeds of the examples that the model is applied to, uint32 [B].
+_seeds: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("seeds", default=None)
+
+
+@contextlib.contextmanager
+def dropout_seeds(seeds: jax.Array | None) -> Iterator[None]:
+    """Context manager: models are applied with these dropout seeds, uint32 [B]."""
+    token = _seeds.set(seeds)
+    try:
+        yield
+    finally:
+        _seeds.reset(token)
+
+
 class Dropout(nnx.Module):
     """Sets elements to zero with probability `rate` and scales the others by 1 / (1 - rate).
 
@@ -122,11 +138,16 @@ class Dropout(nnx.Module):
         self.rate, self.salt = rate, salt
         self.deterministic = False
 
-    def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
-        """Applies dropout to `x` [B, ...] with uint32 `seeds` [B]; returns `x` in evaluation."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies dropout to `x` [B, ...] with the seeds of `dropout_seeds`.
+
+        Returns `x` in evaluation.
+        """
         if self.deterministic or not self.rate:
             return x
-        assert seeds is not None, "training needs the seeds of dropout"
+        seeds = _seeds.get()
+        if seeds is None:
+            raise ValueError("dropout in training needs seeds: call the model in dropout_seeds")
         batch, *shape = x.shape
         element = jnp.arange(x.size // batch, dtype=jnp.uint32).reshape(1, *shape)
         example = hashing.combine(seeds, self.salt).reshape(batch, *[1] * len(shape))

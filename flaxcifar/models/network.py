@@ -12,12 +12,13 @@ from flax import nnx
 from flaxcifar import ops
 from flaxcifar.errors import UserError
 from flaxcifar.models import prng
+from flaxcifar.models.layers import dropout_seeds
 
 Arrays = dict[str, jax.Array]
 
 _REMEDY = (
-    "write Linen modules, also those in nnx.bridge.ToNNX, as nnx modules, with the dropout of "
-    "flaxcifar.models.layers"
+    "write Linen modules, also those in nnx.bridge.ToNNX, as nnx modules: Linen chooses between "
+    "training and evaluation, and the dropout key, in every call"
 )
 
 
@@ -115,9 +116,35 @@ class Network:
         (model.train if train else model.eval)()
         for _, block in frozen_modules(model, frozen):
             block.eval()
+        with ops.using(self.convolution), dropout_seeds(seeds):
+            logits = model(images)
+        wide = jnp.promote_types(logits.dtype, jnp.float32)
+        return logits.astype(wide), _split(model)[2]
+
+    def features(self, params: Arrays, batch_stats: Arrays, images: jax.Array) -> jax.Array:
+        """Returns the input of the layer `head` in evaluation, float32 [B, ...].
+
+        Args:
+          images: normalised images, float [B, H, W, C].
+
+        Raises:
+          UserError: the model has no layer of this name.
+        """
+        model: Any = self.module(params, batch_stats)
+        model.eval()
+        seen: list[jax.Array] = []
+        head = getattr(model, "head", None)
+        if not isinstance(head, nnx.Module):
+            raise UserError("features are the input of the layer `head`, and the model has none")
+
+        def recorded(x: jax.Array) -> jax.Array:
+            seen.append(x)
+            return head(x)
+
+        model.head = recorded
         with ops.using(self.convolution):
-            logits = model(images, seeds)
-        return logits, _split(model)[2]
+            model(images)
+        return seen[0].astype(jnp.float32)
 
 
 def frozen_modules(model: nnx.Module, frozen: Collection[str]) -> Iterator[tuple[str, nnx.Module]]:

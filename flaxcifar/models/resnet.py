@@ -30,8 +30,8 @@ class Stem(nnx.Module):
         self.norm = BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
         self.dropout = Dropout(rate, salt=1)
 
-    def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
-        return self.dropout(nnx.relu(self.norm(self.conv(x))), seeds)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(nnx.relu(self.norm(self.conv(x))))
 
 
 class Block(nnx.Module):
@@ -109,9 +109,9 @@ class ResNet(nnx.Module):
             features_in = features
         self.head = Head(features_in, num_classes, rngs)
 
-    def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
-        x = self.stem(images, seeds)
+        x = self.stem(images)
         for n in range(1, self.depth + 1):
             x = getattr(self, f"stage{n}")(x)
         return self.head(jnp.mean(x, axis=(1, 2)))

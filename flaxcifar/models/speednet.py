@@ -163,7 +163,7 @@ class SpeedNet(nnx.Module):
         kernel = whitening_kernel(images[:_WHITENING_IMAGES], self.whiten.kernel_size[0])
         self.whiten.kernel[...] = jnp.asarray(kernel)
 
-    def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = self.activation(self.whiten(images))
         for n in range(1, self.depth + 1):

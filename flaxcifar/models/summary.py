@@ -71,8 +71,13 @@ def layer_rows(
             above = ["/".join(map(str, path[:n])) for n in range(len(path) + 1)]
             call = recorded(above[-1], module, not blocks.isdisjoint(above))
             # Replaces the attribute of the parent, because Python looks up `__call__` on the type.
-            setattr(modules.get(path[:-1], model), str(path[-1]), call)
-        return model(images, None)
+            parent: Any = modules.get(path[:-1], model)
+            name: Any = path[-1]
+            if isinstance(parent, nnx.List):
+                parent[name] = call
+            else:
+                setattr(parent, str(name), call)
+        return model(images)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     jax.eval_shape(trace, params, batch_stats, images)

@@ -46,11 +46,11 @@ class Stage(nnx.Module):
             features_in = features
         self.pool_dropout = Dropout(pool_rate, salt=salt)
 
-    def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for n in range(1, self.depth + 1):
             x = getattr(self, f"norm{n}")(nnx.relu(getattr(self, f"conv{n}")(x)))
-            x = getattr(self, f"dropout{n}")(x, seeds)
-        return self.pool_dropout(max_pool(x), seeds)
+            x = getattr(self, f"dropout{n}")(x)
+        return self.pool_dropout(max_pool(x))
 
 
 class Dense(nnx.Module):
@@ -70,8 +70,8 @@ class Dense(nnx.Module):
         self.norm = BatchNorm(features, dtype=dtype, axis_name=axis_name, rngs=rngs)
         self.dropout = Dropout(rate, salt=salt)
 
-    def __call__(self, x: jax.Array, seeds: jax.Array | None) -> jax.Array:
-        return self.dropout(self.norm(nnx.relu(self.linear(x))), seeds)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(self.norm(nnx.relu(self.linear(x))))
 
 
 class VGG(nnx.Module):
@@ -102,12 +102,12 @@ class VGG(nnx.Module):
         self.dense = Dense(flat, 8 * width, 0.5 * dropout, *common)
         self.head = Head(8 * width, num_classes, rngs)
 
-    def __call__(self, images: jax.Array, seeds: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns float32 logits [B, classes] for float `images` [B, H, W, C]."""
         x = images
         for n in range(1, len(STAGES) + 1):
-            x = getattr(self, f"stage{n}")(x, seeds)
-        return self.head(self.dense(x.reshape(len(x), -1), seeds))
+            x = getattr(self, f"stage{n}")(x)
+        return self.head(self.dense(x.reshape(len(x), -1)))
 
 
 @MODELS.register

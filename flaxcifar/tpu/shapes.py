@@ -94,7 +94,14 @@ def training(exp: Experiment) -> Lowered:
     batches = {key: _array((steps, *x.shape), x.dtype) for key, x in sent.items()}
     step = functools.partial(train_steps, recipe)
     compiled = parallel.jitted(step, replicated=5, batch_axis=1, donate=(1,))
-    arguments = (exp.hyperparams, state, Metrics.zero(), split, np.int32(steps), batches)
+    arguments = (
+        exp.hyperparams,
+        state,
+        Metrics.zero(recipe.metrics),
+        split,
+        np.int32(steps),
+        batches,
+    )
     flops = estimate.training_flops(recipe, train.images.shape[1:], batch)
     return Lowered("train", batch, steps > 1, flops, _lower(compiled, arguments))
 
@@ -105,13 +112,13 @@ def evaluation(exp: Experiment) -> Lowered:
     superclass_of = exp.dataset.superclass_of
     coarse = None if superclass_of is None else tuple(superclass_of.tolist())
     views, batch = Views(config.test_views), config.eval_batch_size
-    step = functools.partial(eval_step, recipe.network, coarse, views)
+    step = functools.partial(eval_step, recipe.network, coarse, recipe.metrics, views)
     compiled = parallel.jitted(step, replicated=3, batch_axis=0)
     names = ("single", "augmented")[: len(views.weights)]
     arguments = (
         recipe.network.abstract(),
         exp.normalization.arrays(),
-        {name: Metrics.zero() for name in names},
+        {name: Metrics.zero(recipe.metrics) for name in names},
         {
             "image": _array((batch, *shape), jnp.uint8),
             "label": _array((batch,), jnp.int32),

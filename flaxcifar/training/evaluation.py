@@ -13,7 +13,7 @@ from flaxcifar.data.eval_batches import eval_batches
 from flaxcifar.data.normalization import Normalization
 from flaxcifar.devices import parallel
 from flaxcifar.models.network import Network
-from flaxcifar.training.metrics import Metrics, compute
+from flaxcifar.training.metrics import Metrics, OwnMetric, compute
 from flaxcifar.training.step import Arrays, eval_step
 from flaxcifar.training.test_time import Views
 
@@ -40,6 +40,7 @@ def make_evaluate(
     normalization: Normalization,
     superclass_of: np.ndarray | None,
     batch_size: int,
+    own: tuple[OwnMetric, ...] = (),
     between: Callable[[], None] = lambda: None,
 ) -> Evaluate:
     """Returns a function that evaluates parameters on examples of a split, each exactly once.
@@ -47,6 +48,7 @@ def make_evaluate(
     Args:
       superclass_of: int32 [classes], or None without superclasses.
       batch_size: of all devices together.
+      own: metrics of the config.
       between: called before every batch; may raise to stop the evaluation.
     """
     coarse = None if superclass_of is None else tuple(superclass_of.tolist())
@@ -59,12 +61,12 @@ def make_evaluate(
         views: str = "none",
         keep_logits: bool = False,
     ) -> Evaluation:
-        compiled = _compiled(network, coarse, views, parallel.all_devices())
+        compiled = _compiled(network, coarse, own, views, parallel.all_devices())
         names = ("single",) if views == "none" else ("single", "augmented")
-        metrics = parallel.replicate({name: Metrics.zero() for name in names})
-        own, kept = parallel.own_rows(batch_size), []
+        metrics = parallel.replicate({name: Metrics.zero(own) for name in names})
+        rows, kept = parallel.own_rows(batch_size), []
         with console.working("evaluating", len(indices)) as advance:
-            for batch in eval_batches(split, indices, batch_size, own):
+            for batch in eval_batches(split, indices, batch_size, rows):
                 between()
                 metrics, logits = compiled(
                     (params, batch_stats), normalization.arrays(), metrics, batch
@@ -83,8 +85,12 @@ def make_evaluate(
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    network: Network, coarse: tuple[int, ...] | None, views: str, devices: tuple[Any, ...]
+    network: Network,
+    coarse: tuple[int, ...] | None,
+    own: tuple[OwnMetric, ...],
+    views: str,
+    devices: tuple[Any, ...],
 ) -> Callable[..., Any]:
     """Cached so that several runs of a model compile their evaluation once."""
-    step = functools.partial(eval_step, network, coarse, Views(views))
+    step = functools.partial(eval_step, network, coarse, own, Views(views))
     return parallel.pmap(step, replicated=3, batch_axis=0, devices=devices)

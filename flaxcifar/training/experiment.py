@@ -19,7 +19,6 @@ from flaxcifar.data.dataset import Dataset
 from flaxcifar.data.normalization import Normalization, statistics
 from flaxcifar.data.order import epoch_indices
 from flaxcifar.data.pipelines import Pipeline, make_pipeline
-from flaxcifar.data.split import split_validation
 from flaxcifar.devices.parallel import per_device
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
@@ -38,6 +37,7 @@ from flaxcifar.optim.param_groups import (
 from flaxcifar.optim.plateau import make_plateau
 from flaxcifar.optim.schedules import make_schedule
 from flaxcifar.rules import MAX_STEPS
+from flaxcifar.training.metrics import own_metrics
 from flaxcifar.training.networks import check_size, initialize, make_network
 from flaxcifar.training.selection import Selection
 from flaxcifar.training.step import Arrays, Hyperparams, Recipe
@@ -120,9 +120,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
     """
     augment = _check_before_loading(config)
     dataset = dataset or data.load(config.data)
-    train, validation = split_validation(
-        dataset.train.labels, config.data.validation_percent, config.seed
-    )
+    train, validation = dataset.hold_out(config.data.validation_percent, config.seed)
     lengths = _lengths(config, len(train))
 
     def schedule_of(spec: Mapping[str, Any]) -> optax.Schedule:
@@ -156,6 +154,7 @@ def build(config: Any, dataset: Dataset | None = None) -> Experiment:
         lookahead=Lookahead(*(config.lookahead[k] for k in ("every_steps", "decay", "power"))),
         selection=selection,
         superclass_of=dataset.superclass_of,
+        metrics=own_metrics(plain(config.metrics)),
         **lengths,
     )
     hyperparams = _hyperparams(config, normalization)
@@ -193,6 +192,7 @@ def _check_before_loading(config: Any) -> Augment:
     size = config.data.image_size
     augment = make_augment(config.augment, (size, size, 3))
     MODELS.check(plain(config.model))
+    own_metrics(plain(config.metrics))
     for spec in (plain(config.optimizer), *own_optimizers(plain(config.param_groups))):
         check_optimizer(spec)
     return augment

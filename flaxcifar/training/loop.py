@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from flaxcifar.console import TrainingProgress
 from flaxcifar.devices import parallel, processes
 from flaxcifar.errors import Interrupted, NonFiniteError, OutOfMemoryError
 from flaxcifar.training.banner import show_banner
+from flaxcifar.training.callbacks import Callback, Run, ended, should_stop, started
 from flaxcifar.training.dispatch import Dispatch, dispatches
 from flaxcifar.training.evaluation import make_evaluate
 from flaxcifar.training.experiment import Experiment, build
@@ -35,8 +36,12 @@ from flaxcifar.workdir.json_files import write_json
 from flaxcifar.workdir.metrics_log import MetricsLog, rewind_metrics
 from flaxcifar.workdir.resume import check_resumable
 from flaxcifar.workdir.run_folder import check_space, locked, prepare, saved_config
+from flaxcifar.workdir.summary_file import read_summary
 
 _MAX_ROLLBACKS = 3
+
+# From an epoch's row in metrics.jsonl to whether training stops there.
+Stop = Callable[[Mapping[str, Any]], bool]
 
 
 def train_and_evaluate(
@@ -45,15 +50,14 @@ def train_and_evaluate(
     *,
     strict: bool = False,
     allow_change: Collection[str] = (),
-    on_end: Callable[[Path], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainState:
     """Trains a checked config in `workdir`, or resumes it, and evaluates the test split at the end.
 
     Args:
       strict: refuse to resume from an older checkpoint if the newest is damaged.
       allow_change: config keys that may differ from those of the run in `workdir`.
-      on_end: called with the workdir once results are written, also if the run had finished
-        before. Only the first of several processes calls it.
+      callbacks: called by the first of several processes.
 
     Returns:
       The final state.
@@ -78,14 +82,17 @@ def train_and_evaluate(
         checkpoints.clean()
         finished = processes.from_first(lambda: is_finished(workdir, config, checkpoints))
         run = resume_or_start(experiment, checkpoints, strict)
+        view = Run(workdir, to_json(config), experiment.total_epochs, experiment.total_steps)
         if not finished:
             _begin(experiment, run, workdir, changes.values())
             stack.enter_context(_out_of_memory_reported(experiment))
             session = make_session(experiment, workdir, checkpoints, interruption)
-            run = train_with_rollbacks(session, run)
+            started(callbacks, view, run.record.history)
+            run = train_with_rollbacks(
+                session, run, functools.partial(should_stop, callbacks, view)
+            )
             conclude(session, run.record)
-        if on_end and processes.is_first():
-            on_end(workdir)
+        ended(callbacks, view, read_summary(workdir) or {})
     return run.state
 
 
@@ -132,6 +139,7 @@ def make_session(
             experiment.normalization,
             recipe.superclass_of,
             config.eval_batch_size,
+            recipe.metrics,
             interruption.check,
         ),
     )
@@ -160,15 +168,15 @@ def _compiled(recipe: Recipe, devices: tuple[jax.Device, ...]) -> Callable[..., 
     return parallel.pmap(step, replicated=5, batch_axis=1, donate=(1,), devices=devices)
 
 
-def train_with_rollbacks(session: Session, run: RunState) -> RunState:
-    """Trains to the end and returns the final state.
+def train_with_rollbacks(session: Session, run: RunState, stop: Stop) -> RunState:
+    """Trains to the end, or until `stop` says so, and returns the final state.
 
     After a loss that is not finite, restores the last checkpoint with half the learning rate if
     the config asks for that, up to three times in a run.
     """
     while True:
         try:
-            train(session, run)
+            train(session, run, stop)
             return run
         except NonFiniteError as error:
             rollbacks = run.record.rollbacks + 1
@@ -181,8 +189,11 @@ def train_with_rollbacks(session: Session, run: RunState) -> RunState:
             console.say(f"{error} Back at step {run.step} with half the learning rate.")
 
 
-def train(session: Session, run: RunState) -> None:
-    """Trains the remaining epochs and saves the run on the way. Changes `run` in place."""
+def train(session: Session, run: RunState, stop: Stop) -> None:
+    """Trains the remaining epochs and saves the run on the way. Changes `run` in place.
+
+    `stop` is called when an epoch is evaluated and saved.
+    """
     experiment, record = session.experiment, run.record
     session.schedule.restart(run.step)
     rewind_metrics(session.workdir, record.history)
@@ -195,6 +206,9 @@ def train(session: Session, run: RunState) -> None:
                     break
                 train_epoch(session, run, epoch, progress)
                 finish_epoch(session, run, epoch, progress, log)
+                if stop(record.history[-1]):
+                    session.save(run)
+                    break
         except Interrupted:
             session.save(run)
             raise
@@ -237,7 +251,7 @@ def finish_epoch(
     experiment, record, clock = session.experiment, run.record, run.record.clock
     row = measure_epoch(session, run, epoch)
     best = record.add_epoch(row, experiment.config)
-    run.metrics = parallel.replicate(Metrics.zero())
+    run.metrics = parallel.replicate(Metrics.zero(experiment.recipe.metrics))
     run.apply_learning_rate_scale()
     if best:
         session.save_best(run)

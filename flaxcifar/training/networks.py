@@ -13,6 +13,7 @@ from flaxcifar.config import plain, to_json
 from flaxcifar.devices.parallel import AXIS
 from flaxcifar.errors import UserError
 from flaxcifar.models import MODELS
+from flaxcifar.models.adapt import adapt
 from flaxcifar.models.network import Network
 from flaxcifar.training.step import Arrays
 from flaxcifar.workdir.checkpoints import read_best
@@ -42,7 +43,7 @@ def _make_network(
     dtype = jnp.dtype(precision)
 
     def build(rngs):
-        return MODELS.call(plain(json.loads(spec)), classes, shape, dtype, AXIS, rngs)
+        return adapt(MODELS.call(plain(json.loads(spec)), classes, shape, dtype, AXIS, rngs), AXIS)
 
     return Network.create(build, convolution)
 

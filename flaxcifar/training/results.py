@@ -23,6 +23,9 @@ from flaxcifar.workdir.json_files import write_json
 from flaxcifar.workdir.summary_file import read_summary
 from flaxcifar.workdir.test_logits import write_test_logits
 
+# The stop reason of a run that may go on.
+STOPPED = "stopped by a callback"
+
 
 def is_finished(workdir: Path, config: Any, checkpoints: Checkpoints) -> bool:
     """Returns whether `workdir` holds the finished run of this config, and prints its results.
@@ -32,6 +35,7 @@ def is_finished(workdir: Path, config: Any, checkpoints: Checkpoints) -> bool:
     summary = read_summary(workdir)
     if (
         summary is None
+        or summary["stop_reason"] == STOPPED
         or {"total_epochs", "total_steps"} & config_changes(summary["config"], config).keys()
     ):
         return False
@@ -80,7 +84,10 @@ def summarize(
       test: the metrics of the test split.
     """
     dataset, recipe, step = experiment.dataset, experiment.recipe, record.history[-1]["step"]
-    stopped = record.stopping.should_stop and step < experiment.total_steps
+    if step == experiment.total_steps:
+        reason = "completed"
+    else:
+        reason = "early stopping" if record.stopping.should_stop else STOPPED
     validation = {
         name.removeprefix("validation_"): value
         for name, value in best.items()
@@ -91,7 +98,7 @@ def summarize(
     return {
         "steps": step,
         "epochs": step / recipe.steps_per_epoch,
-        "stop_reason": "early stopping" if stopped else "completed",
+        "stop_reason": reason,
         "evaluated_step": best["step"],
         "parameters": totals,
         "dataset": {
@@ -139,7 +146,11 @@ def results_table(title: str, results: Mapping[str, Mapping[str, float] | None])
     """Returns a table with a row per split; splits whose metrics are None are left out."""
     found = {split: values for split, values in results.items() if values is not None}
     coarse = any("coarse_accuracy" in values for values in found.values())
-    headings = ("split", "examples", "accuracy", "top-5 accuracy", "loss")
+    known = {"examples", "accuracy", "top5_accuracy", "loss", "coarse_accuracy"}
+    own = list(
+        dict.fromkeys(key for values in found.values() for key in values if key not in known)
+    )
+    headings = ["split", "examples", "accuracy", "top-5 accuracy", "loss"]
     rows = [
         (
             split,
@@ -148,7 +159,9 @@ def results_table(title: str, results: Mapping[str, Mapping[str, float] | None])
             console.percent(values["top5_accuracy"]),
             f"{values['loss']:.4f}",
             *([console.percent(values["coarse_accuracy"])] if coarse else []),
+            *(f"{values[key]:.4f}" for key in own),
         )
         for split, values in found.items()
     ]
-    return console.table(title, (*headings, *(["superclass accuracy"] if coarse else [])), rows)
+    headings += ["superclass accuracy"] * coarse + own
+    return console.table(title, headings, rows)

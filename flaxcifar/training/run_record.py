@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from flaxcifar.components import origins
 from flaxcifar.config import to_json
 from flaxcifar.optim.plateau import Plateau, make_plateau
 from flaxcifar.training.clock import Clock
@@ -87,6 +88,7 @@ class RunRecord:
             "normalization": experiment.normalization.to_json(),
             "class_names": list(experiment.dataset.class_names),
             "fingerprint": experiment.dataset.fingerprint,
+            "components": origins(to_json(experiment.config)),
         }
 
     @classmethod

@@ -50,7 +50,7 @@ def start(experiment: Experiment) -> dict[str, Any]:
         experiment.batch_stats,
         experiment.proxy,
     )
-    return {"state": state, "metrics": Metrics.zero()}
+    return {"state": state, "metrics": Metrics.zero(experiment.recipe.metrics)}
 
 
 def resume_or_start(experiment: Experiment, checkpoints: Checkpoints, strict: bool) -> RunState:

@@ -20,7 +20,7 @@ from flaxcifar.devices.parallel import AXIS
 from flaxcifar.models.network import Network
 from flaxcifar.ops import hashing
 from flaxcifar.optim.averaging import Lookahead, update_ema
-from flaxcifar.training.metrics import Metrics, cross_entropy, measure
+from flaxcifar.training.metrics import Metrics, OwnMetric, cross_entropy, measure
 from flaxcifar.training.selection import ProxyState, Selection
 from flaxcifar.training.test_time import Views
 
@@ -79,14 +79,15 @@ class Recipe:
     """The static part of the compiled steps, fixed for a whole run.
 
     Attributes:
-      identity: text that differs whenever any other attribute except `image_size` does. Recipes
-        with equal identity and `image_size` are equal and share compiled steps.
+      identity: text that differs whenever any other attribute except `image_size` and `metrics`
+        does. Recipes that are equal in these three are equal and share compiled steps.
       network: the model as pure functions.
       make_tx: returns the transformation of all paths' gradients, given `Hyperparams.optimizer`;
         it receives zeros for `frozen` paths.
       frozen: paths of parameters that receive no gradient.
       penalizes: whether the loss includes an L2 penalty on the parameters of `l2_paths`.
       superclass_of: int32 [classes] or None.
+      metrics: measured in addition.
       selection: chooses the examples of a batch to train on; None trains on all.
       steps_per_epoch: for the epoch, which augmentation depends on.
       image_size: size to which augmented images are resized; 0 keeps their size.
@@ -105,6 +106,7 @@ class Recipe:
     lookahead: Lookahead = Lookahead()
     selection: Selection | None = None
     superclass_of: np.ndarray | None = None
+    metrics: tuple[OwnMetric, ...] = ()
     image_size: int = 0
 
     def trained(self, params: Arrays) -> Arrays:
@@ -117,8 +119,8 @@ class Recipe:
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _key(self) -> tuple[str, int]:
-        return self.identity, self.image_size
+    def _key(self) -> tuple[Any, ...]:
+        return self.identity, self.image_size, self.metrics
 
 
 @functools.partial(jax.jit, static_argnums=0)  # uncompiled, it runs a program for every shape
@@ -166,7 +168,9 @@ def train_step(
         proxy, batch = recipe.selection(proxy, *arguments)
     grads, (logits, losses, penalty, batch_stats) = _gradients(recipe, hyperparams, state, batch)
     trained, opt_state, ema = _update(recipe, hyperparams, state, grads)
-    seen = measure(logits, batch["label"], 1.0, losses, recipe.superclass_of, penalty)
+    seen = measure(
+        logits, batch["label"], 1.0, losses, recipe.superclass_of, penalty, recipe.metrics
+    )
     seen = jax.lax.psum(seen, AXIS)
     bad = (state.bad_step < 0) & ~jnp.isfinite(seen.loss + seen.penalty)
     state = state.replace(
@@ -272,6 +276,7 @@ def train_steps(
 def eval_step(
     network: Network,
     superclass_of: Sequence[int] | None,
+    own: Sequence[OwnMetric],
     views: Views,
     variables: tuple[Arrays, Arrays],
     normalization: tuple[jax.Array, jax.Array],
@@ -281,6 +286,7 @@ def eval_step(
     """Evaluates a batch of `eval_batches`.
 
     Args:
+      own: metrics of the config.
       views: the views whose logits are averaged for "augmented". The first view is the image
         itself; its logits give "single". With one view there is no "augmented".
       variables: parameters and batch statistics.
@@ -299,7 +305,7 @@ def eval_step(
 
     def seen(logits: jax.Array) -> Metrics:
         losses = cross_entropy(logits, batch["label"])
-        return measure(logits, batch["label"], batch["mask"], losses, superclass_of)
+        return measure(logits, batch["label"], batch["mask"], losses, superclass_of, own=own)
 
     added = jax.lax.psum({name: seen(logits) for name, logits in found.items()}, AXIS)
     everywhere = jax.lax.all_gather(found["single"], AXIS, tiled=True)

@@ -41,7 +41,7 @@ def test_a_folder_with_a_broken_image(workdir, folder, tmp_path, capsys, ending)
     with pytest.raises(RunError, match="1 of 51 images could not be read"):
         predict.main([*flags, "--output", str(output)])
     assert "cannot read the image" in capsys.readouterr().out
-    probabilities = Trained.from_workdir(workdir).predict(tiny.dataset().test.images)
+    probabilities = Trained.from_workdir(workdir).predict_proba(tiny.dataset().test.images)
     if ending == "csv":
         rows = list(csv.DictReader(output.read_text().splitlines()))
         first = rows[0]["class_1"], float(rows[0]["probability_1"])

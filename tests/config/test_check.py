@@ -88,6 +88,7 @@ WRONG = {
     "early_stopping.mode": ("auto", "max"),
     "early_stopping.min_delta": (-1.0,),
     "early_stopping.restore_best": (1, None),
+    "metrics": (({"k": 3},), ("top_k",)),
     "test_views": ("five",),
     "checkpoint.every_epochs": (-1,),
     "checkpoint.every_minutes": (-1.0,),

@@ -183,6 +183,7 @@ def pair(straight, stopped, killed, tmp_path_factory):
         "begun together": HALF,
         "begun alone": RESIDENT,
         "finished": RESIDENT,
+        "callback": RESIDENT | {"stop_at": 1},
         "another seed": [RESIDENT, RESIDENT | {"seed": 1}],
         "no dataset": [RESIDENT, RESIDENT | {"data.dir": str(root / "nowhere")}],
         "long": LONG,
@@ -217,6 +218,16 @@ def test_two_processes_resume_a_run_of_one(straight, pair):
     assert_trained(ended["begun alone"])
     assert "resumed after step 9" in ended["begun alone"][0].out
     assert_same_results(root / "begun alone", straight)
+
+
+def test_a_callback_of_the_first_stops_all(straight, pair):
+    root, ended = pair
+    assert_trained(ended["callback"])
+    first, second = ended["callback"]
+    assert "callback: epoch 1" in first.out and "callback" not in second.out
+    assert json.loads((root / "callback/summary.json").read_text())["steps"] == 9
+    alone(root / "callback")
+    assert_same_results(root / "callback", straight)
 
 
 def test_a_finished_run_is_finished_for_all(straight, pair):

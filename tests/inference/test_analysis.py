@@ -15,7 +15,7 @@ from flaxcifar.workdir.test_logits import read_test_logits, write_test_logits
 
 def test_a_finished_run_is_analyzed_on_the_test_split(workdir, trained):
     test, found = tiny.dataset().test, read_details(workdir)
-    probabilities = trained.predict(test.images)
+    probabilities = trained.predict_proba(test.images)
     predictions = probabilities.argmax(axis=1)
     assert (found.split, found.step) == ("test", trained.step)
     expected = confusion_matrix(test.labels, predictions, 4)

@@ -20,7 +20,7 @@ from flaxcifar.workdir.checkpoints import read_best
 
 def test_predictions_are_those_of_the_evaluation(workdir, trained):
     test = tiny.dataset().test
-    found = trained.predict(test.images)
+    found = trained.predict_proba(test.images)
     assert found.shape == (50, 4) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     summary = json.loads((workdir / "summary.json").read_text())["test"]
@@ -39,21 +39,21 @@ def test_a_workdir_has_all_of_a_model_and_needs_no_dataset(workdir, tmp_path):
         assert all(np.array_equal(found[path], best[kind][path]) for path in found)
     assert trained.class_names == ("class 0", "class 1", "class 2", "class 3")
     assert (trained.step, trained.image_size) == (record["history"][-1]["step"], 8)
-    assert trained.predict(tiny.dataset().test.images[:2]).shape == (2, 4)
+    assert trained.predict_proba(tiny.dataset().test.images[:2]).shape == (2, 4)
     with pytest.raises(UserError, match="cannot read"):
         trained.load_dataset()
 
 
 def test_runs_of_one_model_share_a_program_and_nothing_else(trained, caplog):
     images = tiny.dataset().test.images
-    first = trained.predict(images)
+    first = trained.predict_proba(images)
     other = dataclasses.replace(
         trained,
         network=make_network(quick.config(), 4)[0],
         normalization=Normalization((9.0,) * 3, (50.0,) * 3),
     )
     with jax.log_compiles():
-        found = other.predict(images)
+        found = other.predict_proba(images)
     assert not caplog.records
     module = other.network.module(*other.variables)
     module.eval()
@@ -66,10 +66,12 @@ def test_runs_of_one_model_share_a_program_and_nothing_else(trained, caplog):
 def test_images_of_other_sizes_are_resized_and_none_are_none(trained):
     image = np.full((1, 8, 8, 3), (200, 30, 90), np.uint8)
     large = np.full((1, 20, 16, 3), (200, 30, 90), np.uint8)
-    np.testing.assert_allclose(trained.predict(image), trained.predict(large), rtol=1e-5)
-    assert trained.predict(image[:0]).shape == (0, 4)
-    with pytest.raises(UserError, match=r"must be uint8 \[N, H, W, 3\], got float64 \[1, 8, 8, 3]"):
-        trained.predict(image / 255)
+    np.testing.assert_allclose(
+        trained.predict_proba(image), trained.predict_proba(large), rtol=1e-5
+    )
+    assert trained.predict_proba(image[:0]).shape == (0, 4)
+    with pytest.raises(UserError, match=r"256 steps exactly: .* got float64 from 0.3896 to 2.597"):
+        trained.predict_proba(image / 77)
 
 
 def test_files_come_in_order_with_the_error_of_an_unreadable_one(trained, tmp_path):
@@ -82,7 +84,7 @@ def test_files_come_in_order_with_the_error_of_an_unreadable_one(trained, tmp_pa
     found = list(trained.predict_files(paths))
     assert [path for path, _ in found] == paths
     assert isinstance(found[40][1], UserError)
-    expected = trained.predict(images)
+    expected = trained.predict_proba(images)
     for n in {*range(70)} - {40}:
         np.testing.assert_array_equal(found[n][1], expected[n % 50])
     assert not list(trained.predict_files([]))
@@ -97,8 +99,8 @@ def test_float32_is_another_network_with_the_same_arrays(trained):
     images = tiny.dataset().test.images
     exact = rounded.in_float32()
     assert exact.config.precision == "float32"
-    np.testing.assert_array_equal(exact.predict(images), trained.predict(images))
-    assert not np.array_equal(rounded.predict(images), trained.predict(images))
+    np.testing.assert_array_equal(exact.predict_proba(images), trained.predict_proba(images))
+    assert not np.array_equal(rounded.predict_proba(images), trained.predict_proba(images))
 
 
 def test_another_dataset_is_refused(trained, tmp_path):

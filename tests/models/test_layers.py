@@ -16,6 +16,7 @@ from flaxcifar.models.layers import (
     Dropout,
     Head,
     Linear,
+    dropout_seeds,
     gelu,
     max_pool,
     silu,
@@ -82,7 +83,8 @@ def test_the_head_computes_in_float32():
 
 def kept(rate, seeds, shape, salt=0):
     x = jnp.ones((len(seeds), *shape))
-    return np.asarray(Dropout(rate, salt=salt)(x, jnp.asarray(seeds, jnp.uint32))) > 0
+    with dropout_seeds(jnp.asarray(seeds, jnp.uint32)):
+        return np.asarray(Dropout(rate, salt=salt)(x)) > 0
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
@@ -130,18 +132,21 @@ def test_the_mask_of_an_example_does_not_depend_on_its_position(order):
 def test_dropout_scales_kept_elements(dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 32)), dtype)
     layer = Dropout(0.3, salt=0)
-    y = layer(x, jnp.arange(8, dtype=jnp.uint32))
+    with pytest.raises(ValueError, match="call the model in dropout_seeds"):
+        layer(x)
+    with dropout_seeds(jnp.arange(8, dtype=jnp.uint32)):
+        y = layer(x)
     assert y.dtype == dtype
     expected = (x.astype(jnp.float32) / 0.7).astype(dtype)
     np.testing.assert_array_equal(y[y != 0], expected[y != 0])
     assert 0.6 < np.mean(np.asarray(y != 0)) < 0.8
     layer.deterministic = True
-    assert layer(x, None) is x
+    assert layer(x) is x
 
 
 def test_dropout_rate_zero_is_the_identity_and_wrong_rates_are_refused():
     x = jnp.ones((2, 3))
-    assert Dropout(0.0, salt=0)(x, None) is x
+    assert Dropout(0.0, salt=0)(x) is x
     for rate in (1.0, -0.1, float("nan")):
         with pytest.raises(UserError, match="rate"):
             Dropout(rate, salt=0)

@@ -239,7 +239,7 @@ class Listed(nnx.Module):
         self.norm = BatchNorm(4, dtype=jnp.float32, axis_name=None, rngs=rngs)
         self.head = Head(4, 2, rngs)
 
-    def __call__(self, x, seeds=None):
+    def __call__(self, x):
         return self.head(self.norm(self.layers[0](x)).mean((1, 2)))
 
 
@@ -272,7 +272,7 @@ def test_wrong_keywords_name_the_right_ones():
 
 class LinenNet(nn.Module):
     @nn.compact
-    def __call__(self, images, seeds=None):
+    def __call__(self, images):
         return nn.Dense(2)(jnp.mean(images, axis=(1, 2)))
 
 
@@ -285,7 +285,6 @@ def bridged(rngs):
     [
         (lambda rngs: LinenNet(), "must be an nnx.Module, got .*LinenNet: write Linen modules"),
         (bridged, "to_nnx__rngs/.* is RngCount: write Linen modules, .*as nnx modules"),
-        (lambda rngs: nnx.Dropout(0.5, rngs=rngs), "is RngCount: .* dropout of flaxcifar.models"),
     ],
 )
 def test_what_is_no_plain_nnx_model_is_refused_with_a_remedy(build, message):

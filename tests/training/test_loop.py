@@ -19,6 +19,7 @@ from flaxcifar.inference.evaluate import evaluate
 from flaxcifar.inference.trained import Trained
 from flaxcifar.report import conclude_report
 from flaxcifar.training import clock, loop, run_record
+from flaxcifar.training.callbacks import Callback
 from flaxcifar.training.experiment import build
 from flaxcifar.training.loop import train_and_evaluate
 from flaxcifar.training.run_state import resume_or_start
@@ -196,6 +197,11 @@ def test_without_restore_best_everything_shows_the_last_epoch(tmp_path):
     assert read_best(tmp_path)[1]["history"][-1]["step"] == 18
 
 
+class Reporting(Callback):
+    def on_end(self, run, summary):
+        conclude_report(run.workdir)
+
+
 @pytest.mark.parametrize("finite", [(), (9,)])
 def test_without_a_finite_validation_loss_the_last_epoch_is_the_best(tmp_path, monkeypatch, finite):
     measured = loop.measure_epoch
@@ -206,7 +212,7 @@ def test_without_a_finite_validation_loss_the_last_epoch_is_the_best(tmp_path, m
 
     monkeypatch.setattr(loop, "measure_epoch", measure)
     with parallel.using(jax.devices()[:1]):
-        train_and_evaluate(quick.config(report=True), tmp_path, on_end=conclude_report)
+        train_and_evaluate(quick.config(report=True), tmp_path, callbacks=[Reporting()])
     assert summary(tmp_path)["evaluated_step"] == (9 if finite else 18)
     assert read_best(tmp_path)[1]["history"][-1]["step"] == (9 if finite else 18)
 

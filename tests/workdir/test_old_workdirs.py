@@ -61,7 +61,7 @@ def test_a_run_of_version_0_1_is_evaluated_exported_and_reported(run):
     test = evaluate(trained)["single"]
     assert test == pytest.approx(summary(run)["test"], rel=1e-4)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    assert trained.predict(images).shape == (4, 100)
+    assert trained.predict_proba(images).shape == (4, 100)
     cli_export.main(["--workdir", str(run), "--format", "safetensors"])
     assert (run / "export" / "model.safetensors").exists()
     assert "speednet" in write_report(run).read_text()
