@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from flaxcifar import config
+from flaxcifar.cli import command
 from flaxcifar.cli.command import load_command
 from flaxcifar.config import to_json
 from flaxcifar.data.augment import make_augment
@@ -64,6 +65,7 @@ def commands():
 @pytest.mark.parametrize("arguments", [*commands()])
 def test_commands_have_valid_flags_and_config_keys(arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "import_components", lambda name: None)
     flags, overrides = load_command(arguments[0]).parser().parse_known_args(arguments[1:])
     if getattr(flags, "config", None) and Path(flags.config).name not in ("mine.py", "best.py"):
         config.load(flags.config, overrides)
@@ -204,22 +206,48 @@ def test_the_examples_of_extending_train_together(tmp_path):
     assert "takes no 'depht'; did you mean 'depth'?" in output
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path):
-    notebook = json.loads((DOCS / "tutorial.ipynb").read_text())
-    assert not any(cell.get("outputs") for cell in notebook["cells"])
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    code = "\n\n".join(cells)
+def notebook(name):
+    """Returns the code of a notebook as a script."""
+    cells = json.loads((DOCS / name).read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+# Small images train faster, and a single step compiles faster than a loop over steps.
+SMALL = 'data={"image_size": 16}, steps_per_dispatch=1'
+
+
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
+    code = notebook("tutorial.ipynb")
     # The README's example is its beginning.
     *lines, _ = blocks(ROOT / "README.md", "python")[0].strip().splitlines()
     assert all(line in code for line in lines)
     # A quarter of an epoch, in smaller batches.
-    assert code.count('"--config.total_epochs=1"') == 1
-    assert code.count('"--config.total_steps=20"') == 1
-    # Small images train faster, and a single step compiles faster than a loop over steps.
-    small = '"--config.steps_per_dispatch=1", "--config.data.image_size=16"'
-    shorter = f'"--config.total_steps=70", "--config.batch_size=64", {small}'
-    code = code.replace('"--config.total_epochs=1"', shorter)
-    code = code.replace('"--config.total_steps=20"', f'"--config.total_steps=2", {small}')
+    for found, shorter in (
+        ("total_epochs=1", f"total_steps=70, batch_size=64, {SMALL}"),
+        ("total_steps=20", f"total_steps=2, {SMALL}"),
+    ):
+        assert code.count(found) == 1
+        code = code.replace(found, shorter)
     output = run(tmp_path, "-c", code)
     assert float(re.search(r"test accuracy ([\d.]+)%", output)[1]) > 15  # of 100 classes
-    assert (tmp_path / "runs" / "notebook" / "report.html").exists()
+    assert (tmp_path / "runs" / "python" / "report.html").exists()
+
+
+def test_the_notebook_on_own_data_runs_from_top_to_bottom(tmp_path):
+    output = run(tmp_path, "-c", notebook("own-data.ipynb"))
+    assert "stopped by a callback after 2 epochs" in output
+    assert "resumed after step 60 of 180" in output
+    assert float(re.search(r"test accuracy ([\d.]+)% after 6 epochs", output)[1]) > 50  # of ten
+    assert (tmp_path / "runs" / "own" / "export" / "model.stablehlo").exists()
+
+
+def test_the_examples_of_the_python_guide_run(tmp_path):
+    code = "\n".join(blocks(DOCS / "guides" / "python.md", "python"))
+    for found in ("total_epochs=1, seed=3", "total_epochs=2"):
+        assert code.count(found) == 1
+        code = code.replace(found, f"total_steps=20, batch_size=64, {SMALL}")
+    code = code.replace("total_steps=4,", f"total_steps=4, {SMALL},")
+    output = run(tmp_path, "-c", code)
+    assert "stopped by a callback" in output or "completed" in output
+    assert (tmp_path / "exported" / "model.safetensors").exists()
