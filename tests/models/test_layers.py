@@ -1,9 +1,12 @@
 """Layers: initialisation, BatchNorm, dropout, activations, pooling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,14 +31,17 @@ def rngs():
 
 
 def test_kernels_start_glorot_uniform_and_biases_at_zero():
-    conv = Conv(16, 64, (3, 3), rngs=rngs())
+    @quick.jit
+    def init():
+        layers = Conv(16, 64, (3, 3), rngs=rngs()), Linear(100, 200, rngs=rngs())
+        return [(layer.kernel[...], layer.bias[...]) for layer in layers]
+
+    (kernel, bias), (matrix, shift) = jax.device_get(init())
     bound = np.sqrt(6 / (9 * (16 + 64)))
-    kernel = np.asarray(conv.kernel[...])
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     assert stats.kstest(kernel.ravel(), "uniform", (-bound, 2 * bound)).pvalue > 1e-3
-    linear = Linear(100, 200, rngs=rngs())
-    assert 0.99 < np.abs(linear.kernel[...]).max() / np.sqrt(6 / 300) <= 1
-    assert not np.any(conv.bias[...]) and not np.any(linear.bias[...])
+    assert 0.99 < np.abs(matrix).max() / np.sqrt(6 / 300) <= 1
+    assert not np.any(bias) and not np.any(shift)
 
 
 def reference_batch_norm(x, mean, var, scale, bias):
@@ -52,39 +58,54 @@ def reference_batch_norm(x, mean, var, scale, bias):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_batch_norm_equals_float64(shape, dtype):
     rng = np.random.default_rng(0)
-    layer = BatchNorm(6, dtype=dtype, axis_name=None, rngs=rngs())
     values = {name: rng.uniform(0.5, 2, 6).astype(np.float32) for name in ("mean", "var", "scale")}
     values["bias"] = rng.normal(size=6).astype(np.float32)
-    for name, value in values.items():
-        getattr(layer, name)[...] = value
-    x = jnp.asarray(rng.normal(1, 3, shape), dtype)
-    y, mean, var, evaluated = reference_batch_norm(np.asarray(x, np.float64), **values)
-    layer.eval()
+    x = rng.normal(1, 3, shape).astype(dtype)
+
+    @quick.jit
+    def run(x, values):
+        layer = BatchNorm(6, dtype=dtype, axis_name=None, rngs=rngs())
+        for name, value in values.items():
+            getattr(layer, name)[...] = value
+        layer.eval()
+        evaluated, kept = layer(x), layer.mean[...]
+        layer.train()
+        return evaluated, kept, layer(x), layer.mean[...], layer.var[...]
+
+    found_evaluated, kept, output, found_mean, found_var = run(x, values)
+    y, mean, var, evaluated = reference_batch_norm(x, **values)
     tolerance = dict(rtol=1e-4, atol=1e-4) if dtype == jnp.float32 else dict(rtol=8e-3, atol=8e-3)
-    np.testing.assert_allclose(np.asarray(layer(x), np.float64), evaluated, **tolerance)
-    assert np.array_equal(layer.mean[...], values["mean"])
-    layer.train()
-    output = layer(x)
+    np.testing.assert_allclose(np.asarray(found_evaluated, np.float64), evaluated, **tolerance)
+    assert np.array_equal(kept, values["mean"])
     assert output.dtype == dtype
     np.testing.assert_allclose(np.asarray(output, np.float64), y, **tolerance)
     # The statistics are as exact under bfloat16.
-    assert layer.mean[...].dtype == layer.var[...].dtype == jnp.float32
-    np.testing.assert_allclose(layer.mean[...], mean, rtol=1e-5)
-    np.testing.assert_allclose(layer.var[...], var, rtol=1e-5)
+    assert found_mean.dtype == found_var.dtype == jnp.float32
+    np.testing.assert_allclose(found_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(found_var, var, rtol=1e-5)
 
 
 def test_the_head_computes_in_float32():
-    head = Head(8, 3, rngs())
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.bfloat16)
-    expected = np.asarray(x, np.float64) @ np.asarray(head.kernel[...], np.float64)
-    assert head(x).dtype == jnp.float32
-    np.testing.assert_allclose(head(x), expected, rtol=1e-5, atol=1e-6)
+    @quick.jit
+    def run(x):
+        head = Head(8, 3, rngs())
+        return head(x), head.kernel[...]
+
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype(jnp.bfloat16)
+    logits, kernel = run(x)
+    expected = x.astype(np.float64) @ np.asarray(kernel, np.float64)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@functools.partial(quick.jit, static_argnums=(0, 2, 3))
+def _kept(rate, seeds, shape, salt):
+    with dropout_seeds(seeds):
+        return Dropout(rate, salt=salt)(jnp.ones((len(seeds), *shape))) > 0
 
 
 def kept(rate, seeds, shape, salt=0):
-    x = jnp.ones((len(seeds), *shape))
-    with dropout_seeds(jnp.asarray(seeds, jnp.uint32)):
-        return np.asarray(Dropout(rate, salt=salt)(x)) > 0
+    return np.asarray(_kept(rate, np.asarray(seeds, np.uint32), shape, salt))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
@@ -130,16 +151,16 @@ def test_the_mask_of_an_example_does_not_depend_on_its_position(order):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dropout_scales_kept_elements(dtype):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 32)), dtype)
+    x = np.random.default_rng(0).normal(size=(8, 4, 4, 32)).astype(dtype)
     layer = Dropout(0.3, salt=0)
     with pytest.raises(ValueError, match="call the model in dropout_seeds"):
         layer(x)
-    with dropout_seeds(jnp.arange(8, dtype=jnp.uint32)):
-        y = layer(x)
+    with dropout_seeds(np.arange(8, dtype=np.uint32)):
+        y = np.asarray(quick.jit(layer)(x))
     assert y.dtype == dtype
-    expected = (x.astype(jnp.float32) / 0.7).astype(dtype)
+    expected = (x.astype(np.float32) * np.float32(1 / 0.7)).astype(dtype)
     np.testing.assert_array_equal(y[y != 0], expected[y != 0])
-    assert 0.6 < np.mean(np.asarray(y != 0)) < 0.8
+    assert 0.6 < np.mean(y != 0) < 0.8
     layer.deterministic = True
     assert layer(x) is x
 
@@ -164,10 +185,14 @@ def silu_float64(x):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
 @pytest.mark.parametrize(("ours", "exact"), [(gelu, gelu_float64), (silu, silu_float64)])
 def test_activations_and_their_gradients_equal_float64(ours, exact, dtype, tolerance):
-    x = jnp.linspace(-12, 12, 4801).astype(dtype)
-    dy = jnp.linspace(1, 3, 4801).astype(dtype)
-    y, pullback = jax.jit(lambda x: jax.vjp(ours, x))(x)
-    (dx,) = pullback(dy)
+    x, dy = (np.linspace(*ends, 4801).astype(dtype) for ends in ((-12, 12), (1, 3)))
+
+    @jax.jit
+    def run(x, dy):
+        y, pullback = jax.vjp(ours, x)
+        return y, *pullback(dy)
+
+    y, dx = run(x, dy)
     assert y.dtype == dx.dtype == dtype
     value, slope = exact(np.asarray(x, np.float64))
     np.testing.assert_allclose(np.float64(y), value, tolerance, tolerance)
@@ -181,22 +206,29 @@ def test_activations_save_only_their_input(activation):
     assert kept.dtype == x.dtype and np.array_equal(kept, x)
 
 
+@quick.jit
+def pool_and_gradient(x, dy):
+    y, pullback = jax.vjp(max_pool, x)
+    return y, *pullback(dy)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
 def test_max_pool_and_its_gradient_equal_the_reduction(shape):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.permutation(np.prod(shape)).reshape(shape), jnp.float32)
-
-    def reference(x):
-        return nnx.max_pool(x, (2, 2), (2, 2))
-
-    y = reference(x)
-    assert np.array_equal(max_pool(x), y)
-    g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
-    ours, theirs = (jax.vjp(pool, x)[1](g)[0] for pool in (max_pool, reference))
-    np.testing.assert_allclose(ours, theirs)
+    x = rng.permutation(np.prod(shape)).reshape(shape).astype(np.float32)
+    batch, height, width, channels = shape
+    halves = batch, height // 2, width // 2, channels
+    even = x[:, : 2 * halves[1], : 2 * halves[2]]
+    right = even.reshape(batch, halves[1], 2, halves[2], 2, channels).max((2, 4))
+    dy = rng.normal(size=halves).astype(np.float32)
+    y, dx = pool_and_gradient(x, dy)
+    assert np.array_equal(y, right)
+    spread = [values.repeat(2, 1).repeat(2, 2) for values in (right, dy)]
+    expected = np.zeros(shape)
+    expected[:, : 2 * halves[1], : 2 * halves[2]] = np.where(even == spread[0], spread[1], 0)
+    np.testing.assert_allclose(dx, expected)
 
 
 def test_max_pool_shares_the_gradient_of_a_tie():
-    x = jnp.zeros((1, 2, 2, 1))
-    grad = jax.grad(lambda x: max_pool(x).sum())(x)
-    np.testing.assert_allclose(grad, np.full((1, 2, 2, 1), 0.25))
+    _, dx = pool_and_gradient(np.zeros((1, 2, 2, 1), np.float32), np.ones((1, 1, 1, 1), np.float32))
+    np.testing.assert_allclose(dx, np.full((1, 2, 2, 1), 0.25))

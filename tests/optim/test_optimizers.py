@@ -33,15 +33,22 @@ def leaves(state):
 
 
 def run(tx, params, grads, steps=1):
-    @quick.jit
-    def step(params, state):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+    """Returns parameters and state after `steps`, computed by one program."""
 
-    state = quick.jit(tx.init)(params)
-    for _ in range(steps):
-        params, state = step(params, state)
-    return params, state
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    def train(params):
+        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0]
+
+    return quick.jit(train)(params)
+
+
+def first_updates(tx, params, grads):
+    """Returns the updates of the first step."""
+    return quick.jit(lambda: tx.update(grads, tx.init(params), params)[0])()
 
 
 @pytest.mark.parametrize("name", optimizer_names())
@@ -72,11 +79,11 @@ def test_named_optimizers_equal_optax():
 
 def test_weight_decay_is_for_kernels():
     params = make_params()
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(np.zeros_like, params)
     spec = {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.5}
     after, _ = run(make_tx(spec, constant, assign_groups(params, ())), params, zeros)
     for path, value in params.items():
-        decayed = value * (1 - 0.1 * 0.5) if path.endswith("kernel") else value
+        decayed = np.asarray(value) * (1 - 0.1 * 0.5) if path.endswith("kernel") else value
         np.testing.assert_allclose(after[path], decayed, rtol=1e-6)
 
 
@@ -85,24 +92,25 @@ def test_muon_is_for_convolutions_and_sgd_for_the_rest():
     spec = {"name": "muon", "learning_rate": 1.0, "ns_steps": 12, "ns_dtype": "float32"}
     spec |= {"sgd_learning_rate": 0.5}
     tx = make_tx(spec, constant, assign_groups(params, ()))
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates = first_updates(tx, params, grads)
     kernel = np.asarray(updates["stage2/conv/kernel"], np.float64).reshape(-1, 8)
     values = np.linalg.svd(kernel, compute_uv=False)
     # Newton-Schulz with the usual coefficients lands between about 0.7 and 1.2.
     assert values.min() > 0.6 * values.max()
     # The first update with Nesterov's momentum of 0.9.
     for path in ("head/kernel", "head/bias"):
-        np.testing.assert_allclose(updates[path], -0.5 * 1.9 * grads[path], rtol=1e-6)
+        gradient = np.asarray(grads[path])
+        np.testing.assert_allclose(updates[path], -0.5 * 1.9 * gradient, rtol=1e-6)
 
 
 @pytest.mark.parametrize("learning_rate", [0.1, 10.0])
 def test_decay_takes_its_share_whatever_the_learning_rate(learning_rate):
     params = make_params()
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(np.zeros_like, params)
     spec = {"name": "sgd", "learning_rate": learning_rate, "decay": 0.05}
     after, _ = run(make_tx(spec, constant, assign_groups(params, ())), params, zeros)
     for path, value in params.items():
-        np.testing.assert_allclose(after[path], 0.95 * value, rtol=1e-5)
+        np.testing.assert_allclose(after[path], 0.95 * np.asarray(value), rtol=1e-5)
 
 
 def test_decay_and_momentum_are_those_of_pytorch():
@@ -113,7 +121,7 @@ def test_decay_and_momentum_are_those_of_pytorch():
     for path, value in params.items():
         x, buffer = np.asarray(value, np.float64), 0.0
         for _ in range(3):
-            gradient = grads[path] + decay / rate * x
+            gradient = np.asarray(grads[path]) + decay / rate * x
             buffer = momentum * buffer + gradient
             x = x - rate * (gradient + momentum * buffer)
         np.testing.assert_allclose(got[path], x, rtol=1e-5, atol=1e-5)
@@ -125,15 +133,19 @@ def test_a_group_may_have_an_optimizer_and_a_schedule_of_its_own():
     muon = OwnOptimizer(1, {"name": "muon", "learning_rate": 0.1}, constant)
     groups = assign_groups(params, (("head/bias", own), ("stage.*/kernel", muon), ("stage2", 0.0)))
     tx = make_tx({"name": "sgd", "learning_rate": 1.0}, constant, groups)
-    state, updates = tx.init(params), []
-    for _ in range(2):
-        found, state = tx.update(grads, state, params)
-        updates.append(found)
+
+    @quick.jit
+    def two_updates():
+        first, state = tx.update(grads, tx.init(params), params)
+        return first, tx.update(grads, state, params)[0]
+
+    updates, gradients = two_updates(), jax.device_get(grads)
     for n, scale in enumerate((3.0, 1.5)):
-        np.testing.assert_allclose(updates[n]["head/bias"], -scale * grads["head/bias"], rtol=1e-6)
-        np.testing.assert_allclose(updates[n]["head/kernel"], -grads["head/kernel"], rtol=1e-6)
+        found = updates[n]
+        np.testing.assert_allclose(found["head/bias"], -scale * gradients["head/bias"], rtol=1e-6)
+        np.testing.assert_allclose(found["head/kernel"], -gradients["head/kernel"], rtol=1e-6)
     alone = make_tx(muon.spec, constant, {p: 1.0 for p in params})
-    expected, _ = alone.update(grads, alone.init(params), params)
+    expected = first_updates(alone, params, grads)
     np.testing.assert_allclose(
         updates[0]["stage1/conv/kernel"], expected["stage1/conv/kernel"], rtol=1e-5, atol=1e-7
     )
@@ -154,11 +166,10 @@ def test_a_rate_may_be_an_argument_of_the_compiled_step(name):
         tx = make_tx(spec, constant, groups, values)
         return tx.update(grads, make_tx(spec, constant, groups).init(params), params)[0]
 
-    given = {key: jnp.float32(0.5 * x) for key, x in spec.items() if isinstance(x, float)}
+    given = {key: np.float32(0.5 * x) for key, x in spec.items() if isinstance(x, float)}
     got = update(given, params)
     halved = spec | {key: float(x) for key, x in given.items()}
-    tx = make_tx(halved, constant, groups)
-    want, _ = tx.update(grads, tx.init(params), params)
+    want = first_updates(make_tx(halved, constant, groups), params, grads)
     for path in params:
         np.testing.assert_allclose(got[path], want[path], rtol=2e-3, atol=1e-5)
 
@@ -167,23 +178,27 @@ def test_groups_have_their_own_rate():
     params, grads = make_params(), make_params(1)
     groups = assign_groups(params, (("head/bias", 0.0), ("head", 0.5)))
     spec = {"name": "sgd", "learning_rate": 0.2}
-    updates, _ = make_tx(spec, constant, groups).update(
-        grads, make_tx(spec, constant, groups).init(params), params
-    )
+    updates = first_updates(make_tx(spec, constant, groups), params, grads)
     for path, scale in {"head/bias": 0.0, "head/kernel": 0.5, "stage1/conv/kernel": 1.0}.items():
-        np.testing.assert_allclose(updates[path], -0.2 * scale * grads[path], rtol=1e-6)
+        expected = -0.2 * scale * np.asarray(grads[path])
+        np.testing.assert_allclose(updates[path], expected, rtol=1e-6)
 
 
 def test_clipping_bounds_the_global_norm_over_all_trained_groups():
     params = make_params()
-    grads = jax.tree.map(lambda x: 100 * x, make_params(1))
     groups = assign_groups(params, (("stage1", FROZEN), ("head", 0.5)))
-    grads = {p: jnp.zeros_like(g) if groups[p] == FROZEN else g for p, g in grads.items()}
+    grads = {
+        path: (0 if groups[path] == FROZEN else 100) * np.asarray(value)
+        for path, value in make_params(1).items()
+    }
     spec = {"name": "sgd", "learning_rate": 1.0}
     tx = make_tx(spec, constant, groups, gradient_clip=2.0)
-    updates, _ = tx.update(grads, tx.init(params), params)
-    raw = {p: -u / (1.0 if groups[p] == FROZEN else groups[p]) for p, u in updates.items()}
-    assert float(optax.tree.norm(raw)) == pytest.approx(2.0, rel=1e-5)
+    raw = {
+        path: np.asarray(update, np.float64) / (1.0 if groups[path] == FROZEN else groups[path])
+        for path, update in first_updates(tx, params, grads).items()
+    }
+    norm = np.sqrt(sum(np.sum(update**2) for update in raw.values()))
+    assert norm == pytest.approx(2.0, rel=1e-5)
 
 
 def test_accumulation_equals_the_mean_gradient_and_keeps_the_schedule_in_steps():
@@ -191,14 +206,21 @@ def test_accumulation_equals_the_mean_gradient_and_keeps_the_schedule_in_steps()
     spec = {"name": "sgd", "learning_rate": 1.0}
     schedule = lambda step: jnp.where(step < 2, 1.0, 0.5)  # noqa: E731
     tx = make_tx(spec, schedule, groups, accumulation_steps=2)
-    state, total = tx.init(params), jax.tree.map(jnp.zeros_like, params)
-    for n in range(4):
-        updates, state = tx.update(make_params(n), state, params)
-        total = optax.apply_updates(total, updates)
+    every = [jax.device_get(make_params(n)) for n in range(4)]
+
+    @quick.jit
+    def train():
+        def step(state, grads):
+            updates, state = tx.update(grads, state, params)
+            return state, updates
+
+        grads = jax.tree.map(lambda *arrays: np.stack(arrays), *every)
+        return jax.lax.scan(step, tx.init(params), grads)
+
+    state, updates = jax.device_get(train())
+    total = {path: np.sum(value, axis=0) for path, value in updates.items()}
     assert not any("stage1" in leaf for leaf in leaves(state))
-    first, second = (
-        (make_params(a)["head/bias"] + make_params(a + 1)["head/bias"]) / 2 for a in (0, 2)
-    )
+    first, second = ((every[a]["head/bias"] + every[a + 1]["head/bias"]) / 2 for a in (0, 2))
     np.testing.assert_allclose(total["head/bias"], -first - 0.5 * second, rtol=1e-5)
     assert not np.any(total["stage1/conv/kernel"])
 
