@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
@@ -74,14 +73,12 @@ class Trained:
         best, record = read_best(workdir, strict=strict)
         restore(record.get("components", ()), Path(workdir))
         settings = config.from_json(record["config"])
-        params, batch_stats = (
-            {path: jnp.asarray(value) for path, value in best[kind].items()}
-            for kind in ("params", "batch_stats")
-        )
+        # `jnp.asarray` would compile a program for every shape.
+        variables = jax.device_put((best["params"], best["batch_stats"]))
         return cls(
             config=settings,
             network=make_network(settings, len(record["class_names"]))[0],
-            variables=(params, batch_stats),
+            variables=variables,
             normalization=Normalization.from_json(record["normalization"]),
             class_names=tuple(record["class_names"]),
             step=record["history"][-1]["step"],

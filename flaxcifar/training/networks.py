@@ -75,7 +75,7 @@ def initialize(config: Any, params: Arrays, batch_stats: Arrays) -> tuple[Arrays
     )
     if difference:
         raise UserError(f"init_from={config.init_from} is a run of another model ({difference})")
-    taken = {path: jnp.asarray(value) for path, value in saved.items() if path not in ignored}
+    taken = {path: jax.device_put(value) for path, value in saved.items() if path not in ignored}
     return (
         {path: taken.get(path, value) for path, value in params.items()},
         {path: taken.get(path, value) for path, value in batch_stats.items()},
