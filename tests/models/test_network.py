@@ -193,8 +193,9 @@ def test_any_number_of_devices_computes_the_same():
 
     results = []
     for devices in (1, 4):
-        run = parallel.pmap(step, replicated=2, batch_axis=0, devices=jax.devices()[:devices])
-        arrays = parallel.replicate((params, stats), jax.devices()[:devices])
+        chosen = jax.devices()[:devices]
+        run = quick.jit(parallel.jitted(step, replicated=2, batch_axis=0, devices=chosen))
+        arrays = parallel.replicate((params, stats), chosen)
         results.append(jax.device_get(run(*arrays, (images, seeds))))
     (grads, after, logits), (grads4, after4, logits4) = results
     np.testing.assert_allclose(logits4, logits, rtol=1e-3, atol=1e-3)
@@ -244,10 +245,10 @@ class Listed(nnx.Module):
 
 
 def test_lists_of_layers_are_numbered():
-    network, init = Network.create(Listed)
-    params, stats = init(0)
+    network, _ = Network.create(Listed)
+    params, stats = quick.arrays(network)
     assert "layers/0/kernel" in params
-    logits, after = network.apply(params, stats, jnp.ones((2, 4, 4, 3)), None, train=True)
+    logits, after = apply(network, params, stats, np.ones((2, 4, 4, 3), np.float32), None)
     assert logits.shape == (2, 2) and after.keys() == stats.keys()
 
 
