@@ -63,12 +63,12 @@ def convolve(x, kernel, dy, *, strides=(1, 1), padding="SAME", dilation=(1, 1), 
 def random_operands(shape, kernel_shape, dtype="float32", seed=0):
     """Returns x and a kernel in `dtype`, and the `dy` argument of `convolve`."""
     rng = np.random.default_rng(seed)
-    x, kernel = (np.asarray(jnp.asarray(rng.normal(size=s), dtype)) for s in (shape, kernel_shape))
+    x, kernel = (rng.normal(size=size).astype(jnp.dtype(dtype)) for size in (shape, kernel_shape))
     gradients = {}
 
     def dy(shape):
         if shape not in gradients:
-            gradients[shape] = np.asarray(jnp.asarray(rng.normal(size=shape), dtype))
+            gradients[shape] = rng.normal(size=shape).astype(jnp.dtype(dtype))
         return gradients[shape]
 
     return x, kernel, dy

@@ -215,7 +215,7 @@ def train(path, steps=6):
         logits = h.reshape(16, -1) @ parameters[2]
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(16), labels])
 
-    @jax.jit
+    @quick.jit
     def run(parameters):
         def step(parameters, _):
             value, gradients = jax.value_and_grad(loss)(parameters)
