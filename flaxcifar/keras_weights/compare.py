@@ -1,6 +1,5 @@
 """Compares the logits of a Keras model with those of a flaxcifar network with the same weights."""
 
-import functools
 import os
 from types import ModuleType
 from typing import Any
@@ -37,7 +36,7 @@ def compare(model: Any, network: Network, variables: tuple[Arrays, Arrays]) -> t
     images = numbers.astype(np.float32)
     # GPUs would round float32 to fewer bits.
     with jax.default_matmul_precision("highest"):
-        apply = jax.jit(lambda *args: network.apply(*args, None, train=False)[0])
+        apply = jax.jit(lambda p, s, x: network.apply(p, s, x, None, train=False)[0])
         ours = np.asarray(apply(*variables, images))
         theirs = keras.ops.convert_to_numpy(model(images, training=False))
     difference, largest = (float(np.max(np.abs(x))) for x in (ours - theirs, ours))
